@@ -1,5 +1,5 @@
-//! The atomics of the store's lock-free parts, and their locks: the standard library's, or in models
-//! those of loom or shuttle.
+//! The atomics of the store's lock-free parts, and their locks: the standard library's, or in
+//! models those of loom or shuttle.
 #![allow(unused_imports, reason = "which of them are used differs between the three")]
 
 #[cfg(loom)]

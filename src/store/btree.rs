@@ -20,6 +20,9 @@ mod tree;
 pub(super) use homes::{Home, Homes, Installed, MapFreeze};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use image::MAX_LEAF_VALUE_BYTES;
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use map::{FRAME_PAGES, Map};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
@@ -31,7 +34,10 @@ pub(super) use node::{Block, MAX_NODE_BYTES, NodeMemory};
 pub(super) use nodes::{Core, CoreMemories, Eviction, LoadedPage, Nodes, NotInstalled};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use tree::{Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot};
+pub(super) use smo::Target;
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use tree::{Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot, Value};
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 pub(super) use map::RESERVED_PAGES;

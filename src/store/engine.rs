@@ -15,6 +15,8 @@
 //! | [`superblocks`] | reads and writes the four copies; the mark of a format |
 //! | [`log`] | writes the log for all cores, and reads it again |
 //! | [`signal`] | how tasks of several cores tell each other |
+//! | `update`, `transaction`, `scan` | more of what is done to keys |
+//! | `trees` | trees by name, and their catalog |
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
 //! lies where), `cache` (memory), `overlay` (what the log had), `events` (what a core tells the
@@ -119,6 +121,8 @@ mod open;
 #[cfg(not(any(loom, shuttle)))]
 mod operations;
 #[cfg(not(any(loom, shuttle)))]
+mod scan;
+#[cfg(not(any(loom, shuttle)))]
 mod signal;
 #[cfg(not(any(loom, shuttle)))]
 mod state;
@@ -128,3 +132,9 @@ mod streams;
 mod superblocks;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+#[cfg(not(any(loom, shuttle)))]
+mod transaction;
+#[cfg(not(any(loom, shuttle)))]
+mod trees;
+#[cfg(not(any(loom, shuttle)))]
+mod update;

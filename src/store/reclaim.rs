@@ -48,9 +48,9 @@
 //!
 //! # What a pin costs
 //!
-//! 2.5 ns by itself, of which the fence is 2. In reads of a tree it does not show: in one run, reads
-//! with a pin each took 1,168 ns, and 1,163 with one pin for 256 of them (0.996) where all of a
-//! million records are read, 507 and 507 ns (1.001) where 2,000 are. A second run had 0.997 and
+//! 2.5 ns by itself, of which the fence is 2. In reads of a tree it does not show: in one run,
+//! reads with a pin each took 1,168 ns, and 1,163 with one pin for 256 of them (0.996) where all of
+//! a million records are read, 507 and 507 ns (1.001) where 2,000 are. A second run had 0.997 and
 //! 0.990. (`tests/gets.rs`; on two shared cores, with other load. The absolute figures are those of
 //! a busy machine.) So every operation pins for itself, and nothing keeps a core announced between
 //! them. A core that is pinned may pin again, which costs an addition.

@@ -19,9 +19,9 @@
 //!
 //! # Steps
 //!
-//! **One rule: whoever makes a word cold, or a cold word anything else, or changes a home, holds the
-//! lock of the page's shard.** Within it the step looks at the word again, and does what the table
-//! says, or nothing.
+//! **One rule: whoever makes a word cold, or a cold word anything else, or changes a home, holds
+//! the lock of the page's shard.** Within it the step looks at the word again, and does what the
+//! table says, or nothing.
 //!
 //! | step | who | from | to |
 //! |---|---|---|---|
@@ -37,22 +37,22 @@
 //! # Races
 //!
 //! - **Two loaders** of one page: the second one finds a node, and looks again. A **slow loader**,
-//!   whose page was loaded, changed, written, installed and evicted meanwhile, finds another address
-//!   or another second word. (The same address could have been given out again meanwhile, for an
-//!   image of the same page; but then the second word, with the image's checksum, tells.)
+//!   whose page was loaded, changed, written, installed and evicted meanwhile, finds another
+//!   address or another second word. (The same address could have been given out again meanwhile,
+//!   for an image of the same page; but then the second word, with the image's checksum, tells.)
 //! - **An evicter and a writer** of the node's area: the evicter freezes the area, and only then
 //!   looks for changes; a writer that reserves after that is told, and consolidates.
 //! - **An evicter and someone who replaces the node**: both are a compare-and-swap from the node;
 //!   one fails. If the evicter did, the home stays.
 //! - **An evicter and the keeper's install**: the lock orders them. If the install comes first, the
-//!   node's place is that of the home only if the node is what was written: *cold* is the new image.
-//!   If the evicter comes first, what it evicted was clean against the home before, so what was
-//!   written has the same content, and the install replaces one cold address by another.
+//!   node's place is that of the home only if the node is what was written: *cold* is the new
+//!   image. If the evicter comes first, what it evicted was clean against the home before, so what
+//!   was written has the same content, and the install replaces one cold address by another.
 //! - **An install and a loader** of the image before: the loader is refused, and looks again.
 //! - **Two installs**: the keeper is one, and installs bundles in the order in which the log names
 //!   them, each page before the ids that its bundle frees. So the last one is the newest.
-//! - **A page that is freed and used again**: its home left with it, under the lock; the next use is
-//!   new.
+//! - **A page that is freed and used again**: its home left with it, under the lock; the next use
+//!   is new.
 //!
 //! **Cold to cold** is what readers without the lock cannot see in one piece: the second word is
 //! that of the new image a moment before the first one is. Both have the same epoch, since the two
@@ -65,14 +65,14 @@
 //! Cleaning gives a page that is in memory a home elsewhere, while its node has the place of the
 //! image that was moved. So a home keeps the place that such nodes have, beside the address. (That
 //! place may be given out again, even for a later image of the same page. It is then the place of a
-//! node that was made when that image was, and the home's when it is installed; no node of before is
-//! in the mapping but one with changes.)
+//! node that was made when that image was, and the home's when it is installed; no node of before
+//! is in the mapping but one with changes.)
 //!
 //! # What a checkpoint writes
 //!
-//! Loads and evictions do not change what is durable, but where that stands. Only the keeper changes
-//! it, by the last three steps. [`MapFreeze`] makes of this the content of a frame at the moment
-//! when a checkpoint began.
+//! Loads and evictions do not change what is durable, but where that stands. Only the keeper
+//! changes it, by the last three steps. [`MapFreeze`] makes of this the content of a frame at the
+//! moment when a checkpoint began.
 //!
 //! # Memory
 //!

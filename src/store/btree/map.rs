@@ -1,8 +1,9 @@
 //! The mapping: from the id of a page to where the page is.
 //!
 //! Every page has an entry of two words, 16 bytes, and every change of a page is a compare-and-swap
-//! on the first of them ([`word`](crate::store::word)). Entries lie in **frames** of 256, which stay in
-//! memory once they are there. A frame keeps one bit an id that says whether the id is free.
+//! on the first of them ([`word`](crate::store::word)). Entries lie in **frames** of 256, which
+//! stay in memory once they are there. A frame keeps one bit an id that says whether the id is
+//! free.
 //!
 //! # Frames
 //!
@@ -146,8 +147,8 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// What the word is instead. The second word is changed even so. That of a page that was durable
-    /// and is in memory nobody reads.
+    /// What the word is instead. The second word is changed even so. That of a page that was
+    /// durable and is in memory nobody reads.
     pub(super) fn make_cold(
         &self,
         current: MapWord,
@@ -406,6 +407,13 @@ impl Map {
         let id = PageId::new(u64::from(index) * FRAME_PAGES + at as u64);
         let second = SecondWord::from_memory(frame.entries[at].second.load(Ordering::Relaxed));
         Some((id.expect("chunks end before the last id"), second.epoch()))
+    }
+
+    /// Takes this very id, if it is free and its frame is loaded: it belongs to a page that was
+    /// made before the store was opened, and was never durable.
+    pub(in crate::store) fn claim(&self, id: PageId) -> bool {
+        let (index, at) = place(id);
+        self.frame(index).is_some_and(|frame| frame.take_this(at))
     }
 
     /// Makes `id` free if its entry says `current`, which nobody but the caller changes any more.

@@ -14,9 +14,9 @@
 //! | 44 | 20 | zero | – |
 //!
 //! Writers of the area do not write to the header, so cores that read the page keep the line. The
-//! area's own dirt is in its slots. Where the newest durable image of the page lies the node does not
-//! know, unless it is this one's: `Homes` does. A node is *clean* if its area has no change and its
-//! `place` is the page's home.
+//! area's own dirt is in its slots. Where the newest durable image of the page lies the node does
+//! not know, unless it is this one's: `Homes` does. A node is *clean* if its area has no change and
+//! its `place` is the page's home.
 //!
 //! A [`NewNode`] belongs to whoever builds it. Its address in a mapping word makes it shared; from
 //! then on it is reached as a [`NodeRef`], as long as the reader's pin keeps it from being freed.
@@ -277,7 +277,8 @@ impl<'p> NodeRef<'p> {
         self.header().touched.load(Ordering::Relaxed)
     }
 
-    /// An operation found what it looked for in this page. It writes only if that changes something.
+    /// An operation found what it looked for in this page. It writes only if that changes
+    /// something.
     pub(in crate::store) fn touch(self) {
         self.set_touched(touched_again(self.touched()));
     }
@@ -422,8 +423,8 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
 
 impl<M: NodeMemory> Drop for NewNode<'_, M> {
     fn drop(&mut self) {
-        // SAFETY: the block is from a memory of this store. The node was not published, or was taken back, so
-        // nobody else uses it.
+        // SAFETY: the block is from a memory of this store. The node was not published, or was
+        // taken back, so nobody else uses it.
         unsafe { self.memory.free(self.block) };
     }
 }

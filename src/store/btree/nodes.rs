@@ -102,8 +102,8 @@ impl<M: NodeMemory> Nodes<M> {
         Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default(), events })
     }
 
-    /// Bytes of nodes that are in no page any more and not freed yet. Exact if no core changes it at
-    /// this moment.
+    /// Bytes of nodes that are in no page any more and not freed yet. Exact if no core changes it
+    /// at this moment.
     pub(in crate::store) fn retired_bytes(&self) -> u64 {
         self.collector.retired_bytes()
     }
@@ -315,6 +315,11 @@ impl<M: NodeMemory> Pin<'_, M> {
                 None
             }
         }
+    }
+
+    /// Takes this very id, if it is free ([`Map::claim`]).
+    pub(super) fn claim(&self, id: PageId) -> bool {
+        self.map().claim(id)
     }
 
     /// Makes the id of a page free, whose word is `current` and is changed by nobody else any more.

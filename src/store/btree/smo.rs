@@ -206,7 +206,6 @@ mod page;
 mod tests;
 mod visit;
 
-pub(in crate::store::btree) use page::{
-    Body, Content, Inner, Leaf, Mapping, Page, Remainder, Route, Split, Target,
-};
+pub(in crate::store) use page::Target;
+pub(in crate::store::btree) use page::{Body, Content, Inner, Leaf, Mapping, Page, Remainder, Route, Split};
 pub(in crate::store::btree) use visit::{Care, Step, Visitor};

@@ -4,9 +4,9 @@
 //! magazines and its portion. Bytes count in [`Part::Nodes`] from the allocation until the block is
 //! free again, so nodes that were replaced count until nobody reads them any more.
 //!
-//! There is no memory, which writers see as [`NoRoom`](crate::store::btree::Refusal::NoRoom), if the
-//! account's limit or the arena has no room but its reserve. Nobody waits here; whoever finds no
-//! room evicts, or waits for those who do.
+//! There is no memory, which writers see as [`NoRoom`](crate::store::btree::Refusal::NoRoom), if
+//! the account's limit or the arena has no room but its reserve. Nobody waits here; whoever finds
+//! no room evicts, or waits for those who do.
 //!
 //! | who | room |
 //! |---|---|

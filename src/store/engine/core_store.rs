@@ -9,6 +9,7 @@ use super::loads::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::signal::{Progress, Signal};
 use super::state::PageState;
+use super::trees::{LateOverlay, Trees};
 use crate::block::Namespace;
 use crate::error::{Error, Outcome, Result};
 use crate::store::btree::{Core, Nodes, TreeRoot};
@@ -16,7 +17,7 @@ use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
 use crate::store::env::Env;
 use crate::store::events::{Event, Events};
-use crate::store::overlay::{Access, Overlay};
+use crate::store::overlay::Access;
 use crate::store::pages::{Owner, SegmentName};
 use crate::store::state::Failure;
 use crate::store::word::{ChildWord, Epoch, PageId};
@@ -33,7 +34,8 @@ pub(super) struct Shared {
     pub(super) log: Arc<LogDriver>,
     pub(super) state: Arc<Mutex<PageState>>,
     /// What the log had when the store was opened, until the tree has it.
-    pub(super) overlay: Arc<Overlay>,
+    pub(super) overlay: LateOverlay,
+    trees: Mutex<Trees>,
     pub(super) loads: Loads,
     pub(super) round: Arc<Round>,
     /// There is something for the keeper to do.
@@ -64,7 +66,6 @@ impl Shared {
         name: String,
         (memory, nodes): (CacheMemory, Arc<Nodes<CacheMemoryOfCore>>),
         (log, state): (Arc<LogDriver>, Arc<Mutex<PageState>>),
-        overlay: Overlay,
         keeper: Arc<Signal>,
         (max_log_bytes, log_limit): (u64, Arc<LogLimit>),
     ) -> Self {
@@ -76,7 +77,8 @@ impl Shared {
             nodes,
             log,
             state,
-            overlay: Arc::new(overlay),
+            overlay: LateOverlay::default(),
+            trees: Mutex::default(),
             loads: Loads::default(),
             round: Arc::default(),
             keeper,
@@ -92,6 +94,11 @@ impl Shared {
     /// The state of the pages. Nothing awaits while it is locked.
     pub(super) fn state(&self) -> MutexGuard<'_, PageState> {
         lock(&self.state)
+    }
+
+    /// The trees. Nothing awaits while they are locked.
+    pub(super) fn trees(&self) -> MutexGuard<'_, Trees> {
+        lock(&self.trees)
     }
 
     pub(super) fn requests(&self) -> MutexGuard<'_, Requests> {
@@ -142,8 +149,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// There is a limit, but none that a batch meets: a bundle may wait for records that are in the
 /// cores' buffers (W1), and the log has to take these so that the bundle can be named and a
-/// checkpoint can let the log go. So beyond the limit *writers* wait ([`LogLimit::is_reached`]), and
-/// the log takes what is in the buffers.
+/// checkpoint can let the log go. So beyond the limit *writers* wait ([`LogLimit::is_reached`]),
+/// and the log takes what is in the buffers.
 pub(super) struct LogSegments {
     pub(super) state: Arc<Mutex<PageState>>,
     pub(super) limit: Arc<LogLimit>,
@@ -195,12 +202,14 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) env: E,
     pub(super) namespace: N,
     pub(super) core: NodesOfCore,
+    /// What it tells the keeper by itself; the pages tell the rest.
+    pub(super) events: Arc<Events>,
     pub(super) log: CoreDriver<E, N>,
     pub(super) overlay: RefCell<Access>,
     pub(super) hand: Hand,
 }
 
-/// The catalog, which is the one tree for now.
+/// The catalog: the tree of trees.
 pub(in crate::store) fn catalog() -> TreeRoot {
     let id = PageId::new(1).expect("small");
     TreeRoot { tree: 0, root: ChildWord::new(id, Epoch::FIRST) }

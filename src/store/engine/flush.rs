@@ -226,8 +226,8 @@ impl Flusher {
         }
     }
 
-    /// The log keeps numbers from `from` on for a page: a dirty one, or one that is gone, which hands
-    /// them on to its heirs. Whether that is news.
+    /// The log keeps numbers from `from` on for a page: a dirty one, or one that is gone, which
+    /// hands them on to its heirs. Whether that is news.
     fn make_dirty(&mut self, page: PageId, tree: u32, parent: PageId, from: Option<u64>) -> bool {
         let Some(from) = from else { return false };
         if let Some(gone) = self.structure.gone.get_mut(&page) {
@@ -253,8 +253,8 @@ impl Flusher {
         self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)))
     }
 
-    /// The number from which on the log has to be kept. `next_number` is what the next write would
-    /// have drawn *before* this call; a write whose event comes later has a number from there on.
+    /// The number from which on the log has to be kept. All numbers below `next_number` were
+    /// published *before* this call; a write whose event comes later has a number from there on.
     pub(in crate::store) fn log_start(
         &mut self,
         next_number: u64,
@@ -295,10 +295,10 @@ impl Flusher {
         self.bundles.len()
     }
 
-    /// Begins a bundle that moves images of cold pages elsewhere, for cleaning. Those that come back
-    /// may be in it; the others are in a bundle under way, or gone. A page of them that is changed
-    /// meanwhile waits until the bundle is durable or failed, and an entry of it counts only where
-    /// the page still has the image that it replaces.
+    /// Begins a bundle that moves images of cold pages elsewhere, for cleaning. Those that come
+    /// back may be in it; the others are in a bundle under way, or gone. A page of them that is
+    /// changed meanwhile waits until the bundle is durable or failed, and an entry of it counts
+    /// only where the page still has the image that it replaces.
     ///
     /// A page that is in memory is not moved but [wanted](Self::want): it is written as any other.
     pub(in crate::store) fn move_cold(

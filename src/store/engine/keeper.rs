@@ -151,10 +151,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// The number from which on the log has to be kept.
     pub(super) fn log_start_number(&self) -> u64 {
-        let next = self.log.log().next_number();
         if Defects::now().has(EngineDefect::LogStartsLate) {
-            return next;
+            return self.log.log().next_number();
         }
+        // Not the next number: some writes say that their pages are dirty only after they have
+        // drawn their number, but all do before it is published.
+        let next = self.log.log().stable_number();
         let overlaid = if self.shared.overlay.is_drained() { u64::MAX } else { self.shared.overlay.first() };
         let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
@@ -301,6 +303,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         trailers.iter().for_each(|trailer| segments.settled(trailer.segment));
     }
 
+    /// Evicts some pages that are clean, and says which of those that it came by are `dirty`. False
+    /// if there were none to evict.
+    pub(super) fn evict_now(&self, dirty: impl FnMut(PageId)) -> bool {
+        let stepped = self.hand.step(&InMemory { store: self }, EVICTED_AT_ONCE, dirty);
+        self.core.collect();
+        stepped.bytes > 0
+    }
+
     /// Waits until there may be room for a node: evicts what is clean, and has what is dirty
     /// written. The keeper does the latter itself.
     ///
@@ -311,10 +321,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         count(Count::MemoryWaits);
         let moment = self.shared.progress.now();
         let mut dirty = Vec::new();
-        let pages = InMemory { store: self };
-        let stepped = self.hand.step(&pages, EVICTED_AT_ONCE, |page| dirty.push(page));
-        self.core.collect();
-        if stepped.bytes > 0 {
+        if self.evict_now(|page| dirty.push(page)) {
             return Ok(());
         }
         if !dirty.is_empty() {

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
-use super::core_store::{CoreStore, LogLimit, LogSegments, Shared, catalog};
+use super::core_store::{CoreStore, LogLimit, LogSegments, Shared};
 use super::defect::{Defects, EngineDefect};
 use super::flush::Flusher;
 use super::loads::read_place;
@@ -25,18 +25,19 @@ use super::log::{LogDriver, replay::replay};
 use super::signal::Signal;
 use super::state::{PageState, point};
 use super::superblocks::{self, Copies, Found};
+use super::trees::made_by_log;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::mem::DmaBuf;
 use crate::store::btree::{Map, Nodes};
 use crate::store::cache::hand::Hand;
 use crate::store::cache::memory::reserve_bytes;
-use crate::store::cache::{Account, CacheMemory, Room};
+use crate::store::cache::{Account, CacheMemory};
 use crate::store::codec::checksum;
 use crate::store::env::Env;
 use crate::store::events::Sink;
 use crate::store::options::Options;
-use crate::store::overlay::{self, Access};
+use crate::store::overlay;
 use crate::store::pages::{
     Damage, Geometry, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments, Superblock,
     TableLoad, Trailer,
@@ -313,7 +314,9 @@ async fn attach_first<E: Env, N: Namespace>(
     let format = log_format(&owner);
     let cache = options.cache_bytes as u64;
     let memory = CacheMemory::new(Account::new(cache, reserve_bytes(cache)))?;
-    let map = Map::open(MAX_PAGES, state.superblock.next_page);
+    // Ids that were given out since the checkpoint, and are those of a page.
+    let made = made_by_log(&records).map(|(tree, _)| tree.root.id().get() + 1).max().unwrap_or(0);
+    let map = Map::open(MAX_PAGES, state.superblock.next_page.max(state.overlay.next_page()).max(made));
     let nodes = Nodes::over(map, memory.clone(), MAX_CORES);
     let chain: VecDeque<_> = end.chain.iter().copied().collect();
     let chain = Chain::new(format, chain, end.position.offset, end.named);
@@ -330,12 +333,10 @@ async fn attach_first<E: Env, N: Namespace>(
     let supply =
         LogSegments { state: Arc::clone(&state), limit: Arc::clone(&limit), keeper: Arc::clone(&keeper) };
     let log = LogDriver::new(wal, format, MAX_CORES, Box::new(supply));
-    let root = catalog();
-    let overlay = records.finish(|tree| (tree == root.tree).then(|| root.root.bits()));
     let name = namespace.info().name.clone();
-    let shared = Shared::new(name, (memory, nodes), (log, state), overlay, keeper, (max_log_bytes, limit));
+    let shared = Shared::new(name, (memory, nodes), (log, state), keeper, (max_log_bytes, limit));
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
-    store.make_catalog().await?;
+    store.open_trees(records).await?;
     Ok(store)
 }
 
@@ -350,26 +351,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             Error::new(ErrorKind::LimitReached, "attach to store")
                 .because(format!("{MAX_CORES} cores are attached already"))
         };
-        let core = shared.nodes.attach_with(Sink::Keeper(shared.add_queue())).ok_or_else(refused)?;
+        let events = shared.add_queue();
+        let core = shared.nodes.attach_with(Sink::Keeper(Arc::clone(&events))).ok_or_else(refused)?;
         let log = shared.log.attach(&env, namespace.clone())?;
-        let overlay = RefCell::new(Access::new(Arc::clone(&shared.overlay)));
+        let overlay = RefCell::new(shared.overlay.access());
         let hand = Hand::new(Arc::clone(&shared.round));
-        Ok(Rc::new(Self { shared: Arc::clone(shared), env, namespace, core, log, overlay, hand }))
+        Ok(Rc::new(Self { shared: Arc::clone(shared), env, namespace, core, events, log, overlay, hand }))
     }
 
     /// Starts what runs in the background.
     fn start(self: &Rc<Self>) {
         self.env.spawn("store keeper", Rc::clone(self).keep());
-    }
-
-    async fn make_catalog(&self) -> Result<()> {
-        loop {
-            let made = self.core.pin_with(Room::Reserve).ensure_root(catalog());
-            match made {
-                Ok(()) => return Ok(()),
-                Err(refusal) => self.overcome(refusal, super::keeper::Who::Anyone).await?,
-            }
-        }
     }
 
     /// Makes the new epoch durable, before anything else is written.

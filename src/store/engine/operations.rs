@@ -12,10 +12,11 @@ use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::{Claimed, Newest, TreeRoot as OverlaidTree};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
+use crate::store::word::ChildWord;
 
 /// The numbers of one record.
-struct Logged<'r, 'a> {
-    room: &'r mut LogRoom<'a>,
+pub(super) struct Logged<'r, 'a> {
+    pub(super) room: &'r mut LogRoom<'a>,
 }
 
 impl Numbers for Logged<'_, '_> {
@@ -33,7 +34,7 @@ impl Numbers for Logged<'_, '_> {
 }
 
 /// The number of a write that is in the log already.
-struct Known(u64);
+pub(super) struct Known(pub(super) u64);
 
 impl Numbers for Known {
     fn at_least(&mut self) -> u64 {
@@ -46,12 +47,17 @@ impl Numbers for Known {
 }
 
 /// A tree as the overlay of records names it.
-fn overlaid(tree: TreeRoot) -> OverlaidTree {
+pub(super) fn overlaid(tree: TreeRoot) -> OverlaidTree {
     OverlaidTree { tree: tree.tree, root: tree.root.bits() }
 }
 
-fn operation<'k>(tree: TreeRoot, key: &'k [u8], change: Change<'k>) -> Operation<'k> {
-    let (tree, effect) = (tree.tree, Effect::Unknown);
+/// What the log says of a change.
+pub(super) fn operation<'k>(
+    TreeRoot { tree, .. }: TreeRoot,
+    key: &'k [u8],
+    change: Change<'k>,
+    effect: Effect,
+) -> Operation<'k> {
     match change {
         Change::Put(value) => Operation::Put { tree, effect, expiry: None, key, value },
         Change::PutReference(reference) => {
@@ -97,8 +103,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// Nothing was changed: as for loading a page, that key or value are too long, or that the store
-    /// takes no writes.
+    /// Nothing was changed: as for loading a page, that key or value are too long, or that the
+    /// store takes no writes.
     pub(in crate::store) async fn write(
         &self,
         tree: TreeRoot,
@@ -106,14 +112,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         change: Change<'_>,
         durability: Durability,
     ) -> Result<u64> {
-        let operation = operation(tree, key, change);
+        let operation = operation(tree, key, change, Effect::Unknown);
         let len = operation.encoded_len();
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log.room(1, len).await?;
-            // Nothing awaits from here to the record. The key may have come into the overlay's hands
-            // again only by this core's own operations, and there were none.
+            // Nothing awaits from here to the record. The key may have come into the overlay's
+            // hands again only by this core's own operations, and there were none.
             let written = {
                 let pin = self.core.pin_with(room_of(change));
                 pin.write(tree, key, change, &mut Logged { room: &mut room })
@@ -143,7 +149,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Waits while the log is as long as it may be.
-    async fn wait_for_log(&self) -> Result<()> {
+    pub(super) async fn wait_for_log(&self) -> Result<()> {
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_failed("write to store", Outcome::NotStarted)?;
@@ -176,7 +182,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Brings what the overlay has of `key` into the tree, before it is written to.
-    async fn bring_over(&self, tree: TreeRoot, key: &[u8]) -> Result<()> {
+    pub(super) async fn bring_over(&self, tree: TreeRoot, key: &[u8]) -> Result<()> {
         loop {
             let refusal = {
                 let mut access = self.overlay.borrow_mut();
@@ -220,19 +226,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// As for loading a page.
     pub(super) async fn drain_overlay(&self, hand: &mut crate::store::overlay::Hand) -> Result<bool> {
         const AT_ONCE: usize = 64;
-        let catalog = super::core_store::catalog();
-        let root_of = |tree: u32| (tree == catalog.tree).then(|| catalog.root.bits());
         let overlay = std::sync::Arc::clone(&self.shared.overlay);
         if overlay.is_drained() {
             return Ok(false);
         }
+        let root_of = |tree: u32| self.shared.trees().root_of(tree).map(|tree| tree.root.bits());
         let taken = overlay.take_next(hand, AT_ONCE, root_of);
         for place in taken {
+            let (OverlaidTree { tree, root }, _) = place;
+            let tree = TreeRoot { tree, root: ChildWord::from_bits(root) };
             loop {
                 let refusal = match overlay.claim_at(place) {
                     Claimed::Nothing => break,
                     Claimed::Busy => Refusal::Again,
-                    Claimed::Mine(claim) => match self.install(catalog, &claim) {
+                    Claimed::Mine(claim) => match self.install(tree, &claim) {
                         Ok(()) => {
                             claim.finish();
                             count(Count::Drained);
@@ -257,6 +264,6 @@ fn room_of(change: Change<'_>) -> Room {
 }
 
 /// Values that lie elsewhere come with a later step.
-fn no_references() -> Error {
+pub(super) fn no_references() -> Error {
     Error::new(ErrorKind::Unsupported, "read store").because("the value lies in pages of its own")
 }

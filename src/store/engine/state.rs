@@ -1,9 +1,9 @@
 //! What the cores of a store share of its pages: where everything lies, and what is on its way
 //! there.
 //!
-//! [`PageState`] is behind one lock, which is held between two awaits only. The keeper changes it at
-//! each of its steps; other cores look at it when a frame of the mapping is loaded, and the log when
-//! it needs a segment. Lock order: the log's leader, then this.
+//! [`PageState`] is behind one lock, which is held between two awaits only. The keeper changes it
+//! at each of its steps; other cores look at it when a frame of the mapping is loaded, and the log
+//! when it needs a segment. Lock order: the log's leader, then this.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

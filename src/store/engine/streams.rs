@@ -109,9 +109,9 @@ impl Streams {
         (bytes >= largest).then_some(BundleRoom { bytes, entries })
     }
 
-    /// Builds the bundle `number` of `stream`, in the segment that [`Streams::room`] looked at last.
-    /// `fill` adds what `load` says, no more than that room. The bundle is under way from then on
-    /// ([`Segments::appended`]).
+    /// Builds the bundle `number` of `stream`, in the segment that [`Streams::room`] looked at
+    /// last. `fill` adds what `load` says, no more than that room. The bundle is under way from
+    /// then on ([`Segments::appended`]).
     pub(super) fn build<R>(
         &mut self,
         segments: &mut Segments,

@@ -1,6 +1,10 @@
 //! Tests of the whole engine: what is written is found, now, after closing, and after a crash.
 
 mod crash;
+mod scan;
+mod transaction;
+mod trees;
+mod update;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

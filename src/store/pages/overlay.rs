@@ -77,6 +77,11 @@ impl Overlay {
         }
     }
 
+    /// Ids from here on are in none of the bundles.
+    pub(in crate::store) fn next_page(&self) -> u64 {
+        self.pages.last_key_value().map_or(0, |(id, _)| id + 1)
+    }
+
     /// The level-0 pages of the map that are not what they will be. A checkpoint applies all.
     pub(in crate::store) fn next(&self) -> Option<u64> {
         self.pages.keys().next().map(|id| id / ENTRIES as u64)

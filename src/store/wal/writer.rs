@@ -81,6 +81,11 @@ impl CoreLog {
         self.order.next()
     }
 
+    /// Every number below this one is published ([`Order::stable`]).
+    pub(in crate::store) fn stable_number(&self) -> u64 {
+        self.order.stable()
+    }
+
     /// The longest operations of one record, in bytes.
     pub(in crate::store) fn max_record_bytes(&self) -> usize {
         self.max_record_bytes

@@ -3,8 +3,8 @@
 //!
 //! A checkpoint begins at a moment when every bundle up to a batch of the log is installed, and no
 //! other (`pages::Naming::freeze`). [`MapFreeze::begin`] belongs to that moment, as
-//! `pages::Segments::freeze` does: the keeper calls both without an await in between. The overlay of
-//! recovery has to be empty by then: each frame that it speaks of is loaded.
+//! `pages::Segments::freeze` does: the keeper calls both without an await in between. The overlay
+//! of recovery has to be empty by then: each frame that it speaks of is loaded.
 //!
 //! | after `begin` | what a frame of the checkpoint is exported with |
 //! |---|---|

@@ -72,6 +72,13 @@ impl Frame {
         None
     }
 
+    /// Takes this id. False if it is not free.
+    pub(super) fn take_this(&self, at: usize) -> bool {
+        let bit = 1 << (at % 64);
+        // Acquire: what the owner before stored into the entry.
+        self.free[at / 64].fetch_and(!bit, Ordering::Acquire) & bit != 0
+    }
+
     /// Gives an id back. Release: what was stored into its entry.
     pub(super) fn give(&self, at: usize) {
         let bit = 1 << (at % 64);

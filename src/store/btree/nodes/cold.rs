@@ -125,8 +125,8 @@ impl<M: NodeMemory> Pin<'_, M> {
         left
     }
 
-    /// How often a page that is in memory was touched, and its level. None if it is not in memory, or
-    /// not to be evicted: a page that goes, and one that is held.
+    /// How often a page that is in memory was touched, and its level. None if it is not in memory,
+    /// or not to be evicted: a page that goes, and one that is held.
     ///
     /// # Errors
     ///

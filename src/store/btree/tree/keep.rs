@@ -173,20 +173,21 @@ impl<M: NodeMemory> Pin<'_, M> {
         children.into_iter().any(|child| self.resident(child.id()).is_ok_and(|resident| resident.is_some()))
     }
 
-    /// Makes the root of a tree that was never durable: an empty leaf. Nothing happens if there is
-    /// a page. For a tree whose root nobody else makes at this moment.
+    /// Makes the root of a tree that was never durable: an empty leaf, with exactly its id, which
+    /// is given to nobody else from then on. False, and nothing happens, if there is a page. For a
+    /// tree whose root nobody else makes at this moment.
     ///
     /// # Errors
     ///
     /// [`Refusal::NoRoom`], and that the frame of its id is not in memory.
-    pub(in crate::store) fn ensure_root(&self, tree: TreeRoot) -> Result<(), Refusal> {
+    pub(in crate::store) fn ensure_root(&self, tree: TreeRoot) -> Result<bool, Refusal> {
         let id = tree.root.id();
         let found = match self.load(id) {
-            Err(Miss::Page(_)) => return Ok(()),
+            Err(Miss::Page(_)) => return Ok(false),
             found => found?,
         };
         if found.node.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let empty = LeafBuilder::new(std::iter::empty(), &[]);
         let len = empty.size_bytes();
@@ -194,8 +195,16 @@ impl<M: NodeMemory> Pin<'_, M> {
         let shape = Shape::new(tree.root, tree.tree, small, len);
         let mut node = self.build(&shape, Room::Reserve).ok_or(Refusal::NoRoom)?;
         empty.write(node.image_mut());
+        self.claim(id);
         self.install(id, found.word, node);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Gives the root of a new tree back, which nobody knows yet.
+    pub(in crate::store) fn release_root(&self, tree: TreeRoot) {
+        if let Ok(Some((_, word))) = self.find(tree.root.id()) {
+            self.release(tree.root.id(), word, tree.root.epoch().next());
+        }
     }
 
     /// The children of an inner page, for the keeper's walks. None if it is a leaf, or no page.

@@ -55,8 +55,8 @@ pub(in crate::store) enum Next<C> {
     /// What there is waits for a bundle under way, for memory, or for a visitor to finish a
     /// structure change.
     Waits,
-    /// These pages have to be durable together, and are more than there is room for: the caller asks
-    /// again with the room of a group of bundles.
+    /// These pages have to be durable together, and are more than there is room for: the caller
+    /// asks again with the room of a group of bundles.
     TooLarge(Vec<PageId>),
 }
 
@@ -349,8 +349,8 @@ impl Flusher {
         Err(Left::Waits)
     }
 
-    /// Whether a page would be durable that nobody comes to any more: its heir is in the set without
-    /// it, and its id cannot be free yet, because a bundle under way has the page.
+    /// Whether a page would be durable that nobody comes to any more: its heir is in the set
+    /// without it, and its id cannot be free yet, because a bundle under way has the page.
     fn leaves_one_behind<P: Pages>(&self, pages: &P, set: &Set<P::Content>, freed: &[ChildWord]) -> bool {
         self.structure.gone.iter().any(|(page, gone)| {
             gone.heirs.iter().any(|heir| set.contains(*heir))

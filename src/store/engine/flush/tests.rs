@@ -1,5 +1,5 @@
-//! The parts on their own. What the rules promise is tested with trees: `btree/smo/tests/flusher.rs`
-//! and `btree/tree/flushing/tests.rs`.
+//! The parts on their own. What the rules promise is tested with trees:
+//! `btree/smo/tests/flusher.rs` and `btree/tree/flushing/tests.rs`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -163,8 +163,8 @@ impl<E: Env, N: Namespace> CoreDriver<E, N> {
         self.name_group(newest, vec![entry])
     }
 
-    /// The same for a group of bundles ([`Leader::add_group`](super::Leader::add_group)) that have to be
-    /// durable together: one batch names them. Returns the ticket of the last.
+    /// The same for a group of bundles ([`Leader::add_group`](super::Leader::add_group)) that have
+    /// to be durable together: one batch names them. Returns the ticket of the last.
     pub(in crate::store) fn name_group(&self, newest: u64, group: Vec<BundleEntry>) -> u64 {
         self.core.driver.bundles.give(newest, group)
     }

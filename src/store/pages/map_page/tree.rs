@@ -157,8 +157,8 @@ impl MapWrite<'_> {
         self.pending.first().copied()
     }
 
-    /// Up to `most` pages that are to be written next, all of one level: their contents do not depend
-    /// on each other's places.
+    /// Up to `most` pages that are to be written next, all of one level: their contents do not
+    /// depend on each other's places.
     pub(in crate::store) fn wanted(&self, most: usize) -> Vec<(u8, u64)> {
         let level = self.next().map(|(level, _)| level);
         self.pending.iter().copied().take_while(|page| Some(page.0) == level).take(most).collect()

@@ -358,7 +358,8 @@ fn each_broken_rule_is_noticed_with_the_real_tree() {
 }
 
 /// Two threads write, a third flushes. Each write holds a lock of its thread, so that the log and
-/// the model are known at each crash; the flusher takes no such lock while it puts bundles together.
+/// the model are known at each crash; the flusher takes no such lock while it puts bundles
+/// together.
 fn threads(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(usize, usize), String> {
     struct Written {
         log: Vec<Write>,

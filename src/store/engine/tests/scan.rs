@@ -1,0 +1,173 @@
+//! Scans over keys that come and go, and over what a crash has left in the log.
+
+use std::ops::{Bound, RangeBounds};
+
+use super::*;
+use crate::store::engine::scan::Scan;
+use crate::store::overlay::Direction;
+
+const KEYS: u32 = 4000;
+/// Blocks of so many keys stay, or come and go.
+const BLOCK: u32 = 150;
+
+fn stays(key: u32) -> bool {
+    (key / BLOCK) % 3 == 0
+}
+
+fn value(key: u32, random: &mut StdRng) -> Vec<u8> {
+    let mut value = vec![random.random(); random.random_range(4..300)];
+    value[..4].copy_from_slice(&key.to_be_bytes());
+    value
+}
+
+fn any_bound(random: &mut StdRng) -> Bound<Vec<u8>> {
+    let key = random.random_range(0..KEYS + 10).to_be_bytes().to_vec();
+    match random.random_range(0..4) {
+        0 => Bound::Unbounded,
+        1 => Bound::Excluded(key),
+        // Between two keys.
+        2 => Bound::Included([&key[..], &[7][..]].concat()),
+        _ => Bound::Included(key),
+    }
+}
+
+/// Some puts and deletes of keys that do not stay, many of them next to each other.
+async fn disturb(store: &Store, random: &mut StdRng) {
+    let start = random.random_range(0..KEYS);
+    let puts = random.random();
+    for key in start..(start + random.random_range(1..BLOCK)).min(KEYS) {
+        if stays(key) {
+            continue;
+        }
+        if puts {
+            put(store, &key.to_be_bytes(), &value(key, random)).await;
+        } else {
+            let deleted = store.write(catalog(), &key.to_be_bytes(), Change::Delete, Durability::None).await;
+            deleted.expect("no fault is injected");
+        }
+    }
+}
+
+/// Scans, while keys that do not stay come and go if `disturbs`, and compares.
+async fn check_scan(store: &Store, model: &Model, random: &mut StdRng, disturbs: bool) -> usize {
+    let bounds = (any_bound(random), any_bound(random));
+    let direction = if random.random() { Direction::Forwards } else { Direction::Backwards };
+    let mut scan = Scan::new(store, catalog(), bounds.clone(), direction);
+    let (mut found, mut last) = (Vec::new(), None::<Vec<u8>>);
+    let what = format!("{direction:?} {bounds:?}");
+    while let Some((key, value)) = scan.next().await.expect("no fault is injected") {
+        assert!(bounds.contains(&key), "{key:?} in {what}");
+        let goes_on = |last: &Vec<u8>| (*last < key) == (direction == Direction::Forwards) && *last != key;
+        assert!(last.as_ref().is_none_or(goes_on), "{key:?} after {last:?} in {what}");
+        assert_eq!(value[..4], key[..], "{what}");
+        last = Some(key.clone());
+        let number = u32::from_be_bytes(key[..].try_into().expect("keys have 4 bytes"));
+        if !disturbs || stays(number) {
+            found.push((key, value));
+        }
+        if disturbs && random.random_ratio(1, 20) {
+            disturb(store, random).await;
+        }
+    }
+    let is_in = |(key, _): &(&Vec<u8>, &Vec<u8>)| bounds.contains(*key);
+    let of_model = model.iter().filter(is_in).map(|(key, value)| (key.clone(), value.clone()));
+    let mut expected: Vec<_> = of_model
+        .filter(|(key, _)| {
+            !disturbs || stays(u32::from_be_bytes(key[..].try_into().expect("keys have 4 bytes")))
+        })
+        .collect();
+    if direction == Direction::Backwards {
+        expected.reverse();
+    }
+    assert!(found == expected, "{what}: {} keys instead of {}", found.len(), expected.len());
+    assert_eq!(scan.next_ref().await.expect("no fault is injected"), None, "the end stays the end");
+    found.len()
+}
+
+async fn fill(store: &Store, model: &mut Model, random: &mut StdRng, writes: u32) -> u64 {
+    let mut number = 0;
+    for _ in 0..writes {
+        let key = random.random_range(0..KEYS);
+        if random.random_ratio(1, 3) {
+            let key = key.to_be_bytes().to_vec();
+            let deleted = store.write(catalog(), &key, Change::Delete, Durability::None).await;
+            number = deleted.expect("no fault is injected");
+            model.remove(&key);
+        } else {
+            let value = value(key, random);
+            number = put(store, &key.to_be_bytes(), &value).await;
+            model.insert(key.to_be_bytes().to_vec(), value);
+        }
+    }
+    number
+}
+
+#[test]
+fn a_scan_shows_what_is_there_in_either_direction() {
+    on_a_disk(64 << 20, async |disk| {
+        let (mut model, mut random) = (Model::new(), StdRng::seed_from_u64(5));
+        let store = reopen(&disk).await;
+        assert_eq!(check_scan(&store, &model, &mut random, false).await, 0);
+        let mut shown = 0;
+        for _ in 0..10 {
+            fill(&store, &mut model, &mut random, 1000).await;
+            for _ in 0..10 {
+                shown += check_scan(&store, &model, &mut random, false).await;
+            }
+        }
+        assert!(shown > 10_000, "{shown} keys were shown");
+        store.close().await.expect("it closes");
+    });
+}
+
+#[test]
+fn what_stays_is_shown_once_while_other_keys_come_and_go() {
+    on_a_disk(64 << 20, async |disk| {
+        let (mut model, mut random) = (Model::new(), StdRng::seed_from_u64(6));
+        let store = reopen(&disk).await;
+        fill(&store, &mut model, &mut random, 8000).await;
+        let mut shown = 0;
+        for _ in 0..60 {
+            shown += check_scan(&store, &model, &mut random, true).await;
+        }
+        assert!(shown > 5_000, "{shown} keys were shown");
+        store.close().await.expect("it closes");
+    });
+}
+
+/// After a crash, the log is in the overlay at first, and goes into the tree while scans go on.
+#[test]
+fn what_the_log_has_and_the_tree_does_not_is_shown() {
+    let world = World::new(11);
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    let core = world.core("core");
+    let (mut model, mut random) = (Model::new(), StdRng::seed_from_u64(7));
+    let (mut shown, mut overlaid) = (0, 0);
+    for round in 0..6 {
+        core.block_on(async {
+            let store = reopen(&disk).await;
+            for disturbs in [false, true, false] {
+                overlaid += u32::from(!store.shared.overlay.is_drained());
+                if disturbs == (round % 2 == 0) {
+                    shown += check_scan(&store, &model, &mut random, disturbs).await;
+                }
+                // What was disturbed is what the tree has.
+                if disturbs {
+                    model.retain(|key, _| {
+                        stays(u32::from_be_bytes(key[..].try_into().expect("keys have 4 bytes")))
+                    });
+                    for key in (0..KEYS).filter(|key| !stays(*key)) {
+                        if let Some(value) = get(&store, &key.to_be_bytes()).await {
+                            model.insert(key.to_be_bytes().to_vec(), value);
+                        }
+                    }
+                }
+            }
+            let number = fill(&store, &mut model, &mut random, 3000).await;
+            store.wait(number).await.expect("it is durable");
+        });
+        core.crash();
+    }
+    assert!(overlaid >= 5, "{overlaid} scans began with an overlay");
+    assert!(shown > 5_000, "{shown} keys were shown");
+}

@@ -1,0 +1,297 @@
+//! Transactions: several keys, in any trees, read and changed in one step, on one core.
+//!
+//! | step | awaits | what it makes sure of |
+//! |---|---|---|
+//! | the overlay's entries of all keys are brought over, all leaves are loaded | yes | nothing is missing later |
+//! | room in memory and in the log | yes | nothing has to be waited for later |
+//! | all keys are read, and the closure runs | no | it sees one moment |
+//! | one number is drawn; each change goes into its leaf under it | no | |
+//! | one record has all changes | no | a crash leaves all of them, or none |
+//!
+//! If a page turns out to be missing in the third step it begins again. From then on nothing
+//! awaits, so no other task of this core comes in between. *Other cores do*: what keeps their
+//! writes away from the keys comes with a later step.
+//!
+//! The pages may be written with some of the changes before the record is in the log: no bundle is
+//! named before a batch that has all numbers in its pages.
+//!
+//! # Room for the record
+//!
+//! It is taken before the closure runs, for the longest value of each key, or for the longest
+//! record that there may be. If the changes are longer than that the transaction is refused, and
+//! nothing was changed.
+//!
+//! # If memory runs out between two changes
+//!
+//! That must not be, as the first of them cannot be taken back. So there is memory for
+//! [`BYTES_PER_KEY`] for each key before the first, an eighth of the cache at most; changes may use
+//! the reserve besides; and where even that is not enough, clean pages are evicted at once. If all
+//! of it fails, for a transaction whose leaves are a large part of the cache, **the record is
+//! written nevertheless and the store fails**: it takes no writes any more, and whoever opens it
+//! again finds the whole transaction.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::core_store::CoreStore;
+use super::keeper::Who;
+use super::operations::{Known, no_references, operation};
+use super::update::{LONGEST_VALUE, effect_of};
+use crate::block::Namespace;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::store::btree::{Change, MAX_LEAF_VALUE_BYTES, Miss, TreeRoot};
+use crate::store::cache::Room;
+use crate::store::env::Env;
+use crate::store::options::{Durability, MAX_KEY_BYTES};
+use crate::store::wal::{Effect, Operation, Room as LogRoom};
+
+/// What a change takes of the memory if its leaf is split: two leaves, and a part of the page
+/// above.
+const BYTES_PER_KEY: u64 = 16 << 10;
+/// How often clean pages are evicted for one change.
+const EVICTIONS: u32 = 64;
+
+/// A declared key, and its tree.
+pub(in crate::store) type Key<'k> = (TreeRoot, &'k [u8]);
+
+/// What a transaction did to a key so far: nothing, a value among the staged bytes, a deletion.
+#[derive(Clone, Debug)]
+enum Staged {
+    Nothing,
+    Put(Range<usize>),
+    Delete,
+}
+
+/// What the closure of a transaction sees: the declared keys by their places, and what it has
+/// written to them. A key that is declared twice is one.
+///
+/// # Panics
+///
+/// Its methods panic for places of no key.
+pub(in crate::store) struct Transaction<'t> {
+    keys: &'t [Key<'t>],
+    found: Vec<Option<&'t [u8]>>,
+    /// For each place, the first one of the same key.
+    first: Vec<usize>,
+    writes: Vec<Staged>,
+    staged: Vec<u8>,
+}
+
+impl Transaction<'_> {
+    /// How many keys were declared.
+    pub(in crate::store) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The place of a declared key.
+    pub(in crate::store) fn place_of(&self, tree: u32, key: &[u8]) -> Option<usize> {
+        self.keys.iter().position(|(of, declared)| of.tree == tree && *declared == key)
+    }
+
+    /// The value of a key, as this transaction sees it.
+    pub(in crate::store) fn get_at(&self, place: usize) -> Option<&[u8]> {
+        let place = self.first[place];
+        match &self.writes[place] {
+            Staged::Put(range) => Some(&self.staged[range.clone()]),
+            Staged::Delete => None,
+            Staged::Nothing => self.found[place],
+        }
+    }
+
+    pub(in crate::store) fn put_at(&mut self, place: usize, value: &[u8]) {
+        self.put_parts_at(place, &[value]);
+    }
+
+    /// Puts the concatenation of `parts`.
+    pub(in crate::store) fn put_parts_at(&mut self, place: usize, parts: &[&[u8]]) {
+        let start = self.staged.len();
+        parts.iter().for_each(|part| self.staged.extend_from_slice(part));
+        self.writes[self.first[place]] = Staged::Put(start..self.staged.len());
+    }
+
+    /// Deletes a key; whether it was there.
+    pub(in crate::store) fn delete_at(&mut self, place: usize) -> bool {
+        let was_there = self.get_at(place).is_some();
+        self.writes[self.first[place]] = Staged::Delete;
+        was_there
+    }
+
+    /// Takes everything back that was put or deleted so far.
+    pub(in crate::store) fn discard(&mut self) {
+        self.writes.fill(Staged::Nothing);
+        self.staged.clear();
+    }
+
+    /// What it changes, without the deletions of what is not there.
+    fn finish(self) -> Changes {
+        let all = self.writes.into_iter().zip(&self.found).enumerate();
+        let list = all.filter_map(|(place, (write, found))| match write {
+            Staged::Put(range) if found.is_some() => Some((place, Some(range), Effect::None)),
+            Staged::Put(range) => Some((place, Some(range), effect_of(false, Change::Put(&[])))),
+            Staged::Delete if found.is_some() => Some((place, None, effect_of(true, Change::Delete))),
+            Staged::Delete | Staged::Nothing => None,
+        });
+        Changes { list: list.collect(), staged: self.staged }
+    }
+}
+
+/// What a transaction changes: the place of the key, its new value among the staged bytes, the
+/// effect on the number of keys.
+struct Changes {
+    list: Vec<(usize, Option<Range<usize>>, Effect)>,
+    staged: Vec<u8>,
+}
+
+impl Changes {
+    fn iter<'c>(&'c self, keys: &'c [Key<'c>]) -> impl Iterator<Item = (Key<'c>, Change<'c>, Effect)> {
+        self.list.iter().map(|(place, value, effect)| {
+            let change = value.clone().map_or(Change::Delete, |value| Change::Put(&self.staged[value]));
+            (keys[*place], change, *effect)
+        })
+    }
+
+    fn operations<'c>(&'c self, keys: &'c [Key<'c>]) -> impl Iterator<Item = Operation<'c>> {
+        self.iter(keys).map(|((tree, key), change, effect)| operation(tree, key, change, effect))
+    }
+
+    /// Why this cannot be, if it cannot; `most` is the room for its record.
+    fn check(&self, keys: &[Key<'_>], most: usize) -> Result<()> {
+        let is_too_long = |change| matches!(change, Change::Put(value) if value.len() > MAX_LEAF_VALUE_BYTES);
+        if self.iter(keys).any(|(_, change, _)| is_too_long(change)) {
+            return refused("a value is longer than a store takes");
+        }
+        if self.operations(keys).map(|operation| operation.encoded_len()).sum::<usize>() > most {
+            return refused("its changes are longer than a record of the log may be");
+        }
+        Ok(())
+    }
+}
+
+fn refused<T>(why: &str) -> Result<T> {
+    let error = Error::new(ErrorKind::InvalidInput, "write to store").because(why.to_owned());
+    Err(error.outcome_is(Outcome::NotStarted))
+}
+
+/// The first place of each place's key.
+fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
+    let mut first = HashMap::with_capacity(keys.len());
+    let places = keys.iter().enumerate();
+    places.map(|(at, (tree, key))| *first.entry((tree.tree, *key)).or_insert(at)).collect()
+}
+
+impl<E: Env, N: Namespace> CoreStore<E, N> {
+    /// Lets `run` read and change these keys in one step. What it returned, and the number of the
+    /// write, if it changed something.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CoreStore::write`], and that the changes are too long for one record; nothing was
+    /// changed. [`ErrorKind::OutOfMemory`] with outcome [`Outcome::Unknown`]: see the head of the
+    /// module.
+    pub(in crate::store) async fn transact<R>(
+        &self,
+        keys: &[Key<'_>],
+        durability: Durability,
+        run: impl FnOnce(&mut Transaction<'_>) -> R,
+    ) -> Result<(R, Option<u64>)> {
+        if keys.iter().any(|(_, key)| key.len() > MAX_KEY_BYTES) {
+            return refused("a key is longer than a store takes");
+        }
+        let longest = |(tree, key): &Key<'_>| {
+            operation(*tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len()
+        };
+        let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
+        loop {
+            self.wait_for_log().await?;
+            self.prepare(keys).await?;
+            let mut room = self.log.room(1, most).await?;
+            // Nothing awaits from here to the record.
+            let pin = self.core.pin();
+            let found: std::result::Result<Vec<_>, Miss> =
+                keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect();
+            let found = match found {
+                Ok(found) => found,
+                Err(miss) => {
+                    drop(pin);
+                    drop(room);
+                    self.load(miss, Who::Anyone).await?;
+                    continue;
+                }
+            };
+            if found.iter().flatten().any(|found| found.is_reference) {
+                return Err(no_references());
+            }
+            let found = found.into_iter().map(|found| found.map(|found| found.value)).collect();
+            let first = first_places(keys);
+            let writes = vec![Staged::Nothing; keys.len()];
+            let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
+            let result = run(&mut transaction);
+            let changes = transaction.finish();
+            drop(pin);
+            if changes.list.is_empty() {
+                return Ok((result, None));
+            }
+            changes.check(keys, most)?;
+            let number = self.apply(keys, &changes, &mut room)?;
+            drop(room);
+            self.log.commit(number, durability);
+            return Ok((result, Some(number)));
+        }
+    }
+
+    /// Brings over what the overlay has of the keys, loads their leaves, and waits for memory.
+    async fn prepare(&self, keys: &[Key<'_>]) -> Result<()> {
+        for (tree, key) in keys {
+            self.bring_over(*tree, key).await?;
+            loop {
+                let missed = self.core.pin().get(*tree, key).map(drop);
+                match missed {
+                    Ok(()) => break,
+                    Err(miss) => self.load(miss, Who::Anyone).await?,
+                }
+            }
+        }
+        let account = self.shared.memory.account();
+        let ordinary = account.limit_bytes() - account.reserve_bytes();
+        let wanted = (keys.len() as u64 * BYTES_PER_KEY).min(ordinary / 8);
+        while account.used_bytes() + wanted > ordinary {
+            self.wait_for_memory(Who::Anyone).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the changes under one number, and writes their record.
+    fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> Result<u64> {
+        let number = room.draw_one();
+        let mut done = Ok(());
+        for ((tree, key), change, _) in changes.iter(keys) {
+            done = self.apply_one(tree, key, change, number);
+            if done.is_err() {
+                break;
+            }
+        }
+        let len = changes.operations(keys).map(|operation| operation.encoded_len()).sum();
+        room.append(len, |mut out| {
+            for operation in changes.operations(keys) {
+                out = operation.encode(out);
+            }
+        });
+        done.inspect_err(|error| self.shared.fail(error)).map(|()| number)
+    }
+
+    fn apply_one(&self, tree: TreeRoot, key: &[u8], change: Change<'_>, number: u64) -> Result<()> {
+        let mut refusal = None;
+        for _ in 0..EVICTIONS {
+            // A pin for each change: what one has replaced may be freed for the next.
+            let pin = self.core.pin_with(Room::Reserve);
+            match pin.write(tree, key, change, &mut Known(number)) {
+                Ok(_) => return Ok(()),
+                Err(why) => refusal = Some(why),
+            }
+            drop(pin);
+            self.evict_now(|_| {});
+        }
+        let why = format!("a transaction could not be finished in memory: {refusal:?}");
+        Err(Error::new(ErrorKind::OutOfMemory, "write to store").because(why).outcome_is(Outcome::Unknown))
+    }
+}

@@ -1,0 +1,338 @@
+//! The trees of a store: by name and by number, in memory and in the catalog.
+//!
+//! The **catalog** is tree 0, whose root is page 1. For each other tree it has an entry under
+//! [`NAMES`] and the tree's name: its number, the child word of its root, its options. Numbers are
+//! not used again while the store is open.
+//!
+//! Everything that happens to a tree as a whole is one record of the log, with an operation on the
+//! tree and the change of the catalog that goes with it. So the catalog is a tree like any other,
+//! and the operation is there for what is not in a tree:
+//!
+//! | | making a tree |
+//! |---|---|
+//! | 1 | the root: an empty leaf of a new id |
+//! | 2 | a slot in the catalog's leaf, then the number *n* of the write: the entry is there |
+//! | 3 | the keeper hears that the root is dirty from *n* on |
+//! | 4 | the record *n*: `CreateTree`, and the put of the entry |
+//!
+//! None of these steps awaits, and all of them are under one lock. The log is kept from *n* on
+//! until the root is durable. It may be said after the number is drawn, because the keeper looks
+//! only at numbers that are published.
+//!
+//! # Opening
+//!
+//! | step | why |
+//! |---|---|
+//! | the roots of trees that the log has made, and of none that it has removed after that | if such a root was never durable its id is free for the mapping, but it is named in the catalog: it is [claimed](crate::store::btree::Pin::ensure_root), and made again as an empty leaf, before any id is given out |
+//! | the catalog is read as it is on the namespace | it may be older than the log, or newer than its start |
+//! | the changes that the log has, by number, in their order | they can be made twice |
+//! | the overlay of records | it has to know the root of each tree |
+//!
+//! What is read of the catalog in between is not what the tree 0 will have, but what the log says
+//! of tree 0 it says of trees too.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::core_store::{CoreStore, catalog};
+use super::keeper::Who;
+use super::operations::{Logged, operation};
+use super::scan::Scan;
+use crate::block::Namespace;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::store::btree::{Change, Refusal, TreeRoot};
+use crate::store::cache::Room;
+use crate::store::codec::Reader;
+use crate::store::env::Env;
+use crate::store::events::Event;
+use crate::store::options::{Durability, MAX_TREE_NAME_BYTES, MAX_TREES};
+use crate::store::overlay::{Builder, Direction, TreeChange};
+use crate::store::wal::{Effect, Operation};
+use crate::store::word::ChildWord;
+
+/// What the keys of the catalog that name trees begin with.
+const NAMES: u8 = b't';
+
+/// A tree of the store, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct NamedTree {
+    pub(in crate::store) name: Box<str>,
+    pub(in crate::store) root: TreeRoot,
+    pub(in crate::store) options: u64,
+}
+
+impl NamedTree {
+    fn key(name: &str) -> Vec<u8> {
+        [&[NAMES], name.as_bytes()].concat()
+    }
+
+    /// What the catalog has of it.
+    fn encode(&self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..4].copy_from_slice(&self.root.tree.to_le_bytes());
+        bytes[4..12].copy_from_slice(&self.root.root.bits().to_le_bytes());
+        bytes[12..].copy_from_slice(&self.options.to_le_bytes());
+        bytes
+    }
+
+    /// None if that is no entry of the catalog.
+    fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+        let name = std::str::from_utf8(key.strip_prefix(&[NAMES])?).ok()?;
+        let mut reader = Reader::new(value);
+        let (tree, root, options) = (reader.u32()?, ChildWord::from_bits(reader.u64()?), reader.u64()?);
+        let is_tree = tree != catalog().tree && root.is_some() && reader.is_empty();
+        is_tree.then(|| Self { name: name.into(), root: TreeRoot { tree, root }, options })
+    }
+}
+
+/// The trees of a store, without the catalog.
+#[derive(Debug, Default)]
+pub(super) struct Trees {
+    by_number: BTreeMap<u32, NamedTree>,
+    by_name: HashMap<Box<str>, u32>,
+    /// The largest number that a tree ever had, as far as that is known.
+    last: u32,
+}
+
+impl Trees {
+    fn insert(&mut self, tree: NamedTree) {
+        let number = tree.root.tree;
+        self.last = self.last.max(number);
+        self.by_name.insert(tree.name.clone(), number);
+        self.by_number.insert(number, tree);
+    }
+
+    fn remove(&mut self, number: u32) {
+        let Some(tree) = self.by_number.remove(&number) else { return };
+        // Another tree may have the name by now.
+        if self.by_name.get(&tree.name) == Some(&number) {
+            self.by_name.remove(&tree.name);
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&NamedTree> {
+        self.by_number.get(self.by_name.get(name)?)
+    }
+
+    /// The root that a tree has now.
+    pub(super) fn root_of(&self, number: u32) -> Option<TreeRoot> {
+        if number == catalog().tree {
+            return Some(catalog());
+        }
+        self.by_number.get(&number).map(|tree| tree.root)
+    }
+
+    /// Does what the log says, whether it was done before or not.
+    fn apply(&mut self, change: &TreeChange) {
+        match change {
+            TreeChange::Create { tree, root, options, name } => {
+                let root = TreeRoot { tree: *tree, root: ChildWord::from_bits(*root) };
+                self.insert(NamedTree { name: name.clone(), root, options: *options });
+            }
+            TreeChange::Remove { tree } => {
+                self.last = self.last.max(*tree);
+                self.remove(*tree);
+            }
+            TreeChange::Clear { tree, root } | TreeChange::Install { tree, root } => {
+                if let Some(tree) = self.by_number.get_mut(tree) {
+                    tree.root.root = ChildWord::from_bits(*root);
+                }
+            }
+        }
+    }
+}
+
+/// The roots that the log has made and that are still those of their trees, each with the number of
+/// the write that made it.
+pub(super) fn made_by_log(records: &Builder) -> impl Iterator<Item = (TreeRoot, u64)> + use<> {
+    let mut made = BTreeMap::new();
+    for (number, change) in records.tree_changes() {
+        match change {
+            TreeChange::Create { tree, root, .. }
+            | TreeChange::Clear { tree, root }
+            | TreeChange::Install { tree, root } => {
+                let root = TreeRoot { tree: *tree, root: ChildWord::from_bits(*root) };
+                made.insert(*tree, (root, *number));
+            }
+            TreeChange::Remove { tree } => _ = made.remove(tree),
+        }
+    }
+    made.into_values()
+}
+
+impl<E: Env, N: Namespace> CoreStore<E, N> {
+    /// Finds the trees, while the store is opened and nobody else has it. The overlay is there
+    /// then.
+    ///
+    /// # Errors
+    ///
+    /// As for loading a page, and that the catalog is damaged.
+    pub(super) async fn open_trees(self: &Rc<Self>, records: Builder) -> Result<()> {
+        self.make_root(catalog()).await?;
+        for (root, from) in made_by_log(&records) {
+            if self.make_root(root).await? {
+                self.dirty_root(root, from);
+            }
+        }
+        let mut trees = Trees::default();
+        let names = (Bound::Included(vec![NAMES]), Bound::Excluded(vec![NAMES + 1]));
+        let mut scan = Scan::new(self, catalog(), names, Direction::Forwards);
+        while let Some((key, value)) = scan.next_ref().await? {
+            let tree = NamedTree::decode(key, value).ok_or_else(|| {
+                Error::new(ErrorKind::Corrupt, "open store")
+                    .at(self.shared.name.clone())
+                    .because("an entry of its catalog is none")
+            })?;
+            trees.insert(tree);
+        }
+        records.tree_changes().iter().for_each(|(_, change)| trees.apply(change));
+        self.shared.overlay.set(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
+        *self.overlay.borrow_mut() = self.shared.overlay.access();
+        *self.shared.trees() = trees;
+        Ok(())
+    }
+
+    /// Makes a root that was never durable; whether it was so.
+    async fn make_root(&self, tree: TreeRoot) -> Result<bool> {
+        loop {
+            let made = self.core.pin_with(Room::Reserve).ensure_root(tree);
+            match made {
+                Ok(is_made) => return Ok(is_made),
+                Err(refusal) => self.overcome(refusal, Who::Anyone).await?,
+            }
+        }
+    }
+
+    /// The keeper hears that a root is not durable, and that the log has made it with the number
+    /// `from`.
+    fn dirty_root(&self, TreeRoot { tree, root }: TreeRoot, from: u64) {
+        self.events.push(Event::Dirty { tree, parent: root.id(), page: root.id(), from });
+    }
+
+    /// The tree with this name.
+    pub(in crate::store) fn find_tree(&self, name: &str) -> Option<NamedTree> {
+        self.shared.trees().find(name).cloned()
+    }
+
+    /// The trees, in the order of their numbers.
+    pub(in crate::store) fn trees(&self) -> Vec<NamedTree> {
+        self.shared.trees().by_number.values().cloned().collect()
+    }
+
+    /// The tree with this name, made if there is none. With the number of the write that made it,
+    /// if that was now; `options` are those of a new tree.
+    ///
+    /// # Errors
+    ///
+    /// As for a write, that the name is too long, and that there are as many trees as there may be.
+    pub(in crate::store) async fn open_tree(
+        &self,
+        name: &str,
+        options: u64,
+        durability: Durability,
+    ) -> Result<(NamedTree, Option<u64>)> {
+        let refused = |kind, why: String| {
+            Err(Error::new(kind, "open tree").because(why).outcome_is(Outcome::NotStarted))
+        };
+        if name.len() > MAX_TREE_NAME_BYTES {
+            return refused(
+                ErrorKind::InvalidInput,
+                format!("a tree's name has at most {MAX_TREE_NAME_BYTES} bytes"),
+            );
+        }
+        let key = NamedTree::key(name);
+        let most = create_operations(&NamedTree { name: name.into(), root: catalog(), options }, |pair| {
+            // The number is longer than that of the catalog.
+            pair.iter().map(|operation| operation.encoded_len() + size_of::<u32>()).sum()
+        });
+        loop {
+            if let Some(found) = self.find_tree(name) {
+                return Ok((found, None));
+            }
+            if self.shared.trees().by_number.len() >= MAX_TREES {
+                return refused(ErrorKind::LimitReached, format!("a store has at most {MAX_TREES} trees"));
+            }
+            self.wait_for_log().await?;
+            self.bring_over(catalog(), &key).await?;
+            let mut room = self.log.room(1, most).await?;
+            // Nothing awaits from here to the record.
+            let made = self.make_tree(name, options, &mut room);
+            drop(room);
+            match made {
+                Ok(None) => {}
+                Ok(Some((tree, number))) => {
+                    self.log.commit(number, durability);
+                    return Ok((tree, Some(number)));
+                }
+                Err(refusal) => self.overcome(refusal, Who::Anyone).await?,
+            }
+        }
+    }
+
+    /// None if there is a tree with this name meanwhile, or no room for one.
+    fn make_tree(
+        &self,
+        name: &str,
+        options: u64,
+        room: &mut crate::store::wal::Room<'_>,
+    ) -> std::result::Result<Option<(NamedTree, u64)>, Refusal> {
+        let mut trees = self.shared.trees();
+        if trees.find(name).is_some() || trees.by_number.len() >= MAX_TREES {
+            return Ok(None);
+        }
+        let root = self.core.new_tree(trees.last + 1)?;
+        let tree = NamedTree { name: name.into(), root, options };
+        let pin = self.core.pin();
+        let entry = tree.encode();
+        let change = Change::Put(&entry);
+        let number = pin.write(catalog(), &NamedTree::key(name), change, &mut Logged { room });
+        let number = number.inspect_err(|_| pin.release_root(root))?;
+        self.dirty_root(root, number);
+        create_operations(&tree, |pair| {
+            let len = pair.iter().map(Operation::encoded_len).sum();
+            room.append(len, |mut out| {
+                for operation in pair {
+                    out = operation.encode(out);
+                }
+            });
+        });
+        trees.insert(tree.clone());
+        Ok(Some((tree, number)))
+    }
+}
+
+/// What the log says of a new tree.
+fn create_operations<R>(tree: &NamedTree, then: impl FnOnce(&[Operation<'_>]) -> R) -> R {
+    let NamedTree { name, root, options } = tree;
+    let (key, entry) = (NamedTree::key(name), tree.encode());
+    let create = Operation::CreateTree { tree: root.tree, root: root.root.bits(), options: *options, name };
+    let put = operation(catalog(), &key, Change::Put(&entry), Effect::More);
+    then(&[create, put])
+}
+
+/// The overlay of records, which is there as soon as the trees are known.
+#[derive(Debug, Default)]
+pub(super) struct LateOverlay(std::sync::OnceLock<Arc<crate::store::overlay::Overlay>>);
+
+impl LateOverlay {
+    fn set(&self, overlay: crate::store::overlay::Overlay) {
+        self.0.set(Arc::new(overlay)).expect("a store is opened once");
+    }
+
+    /// One core's way to it.
+    pub(super) fn access(&self) -> crate::store::overlay::Access {
+        self.0.get().map_or_else(crate::store::overlay::Access::default, |overlay| {
+            crate::store::overlay::Access::new(Arc::clone(overlay))
+        })
+    }
+}
+
+impl std::ops::Deref for LateOverlay {
+    type Target = Arc<crate::store::overlay::Overlay>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.get().expect("nothing but opening comes before the trees are known")
+    }
+}

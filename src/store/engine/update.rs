@@ -1,0 +1,198 @@
+//! Reading a key and writing it in one step, which no other write of the key comes into.
+//!
+//! The tree does this ([`Pin::update`](crate::store::btree::Pin::update)): it takes a slot of the
+//! leaf only if nobody has written the key since it was read. Here the overlay's entry of the key
+//! is brought into the tree before, so that what is read is the newest, and the decision is logged.
+//!
+//! How long the record is shows only after the decision, and nothing may await then. So the room in
+//! the log is taken for the longest value that a leaf has. To decide twice, once for the length,
+//! would be no better: the second decision may be another one, and the room too small again. The
+//! room is only counted, not touched, and given back with the record; all that it costs is that the
+//! buffer counts as full some [`MAX_LEAF_VALUE_BYTES`] bytes early.
+//!
+//! As the key's state before is known, so is what the write does to the number of keys of its tree.
+
+use super::core_store::CoreStore;
+use super::keeper::Who;
+use super::operations::{Logged, no_references, operation};
+use crate::block::Namespace;
+use crate::error::Result;
+use crate::store::btree::{Change, MAX_LEAF_VALUE_BYTES, TreeRoot, Value};
+use crate::store::cache::Room;
+use crate::store::env::Env;
+use crate::store::options::Durability;
+use crate::store::wal::Effect;
+
+/// What is to become of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Decision {
+    /// It stays as it is. Nothing is logged.
+    Keep,
+    /// It gets the value that is in the buffer.
+    Put,
+    Delete,
+}
+
+/// A value as long as a leaf may have it.
+pub(super) const LONGEST_VALUE: &[u8] = &[0; MAX_LEAF_VALUE_BYTES];
+
+/// The decision that was made last, with all that its record has.
+struct Decided {
+    decision: Decision,
+    value: Vec<u8>,
+    effect: Effect,
+}
+
+impl Decided {
+    fn change(&self) -> Option<Change<'_>> {
+        change(self.decision, &self.value)
+    }
+}
+
+fn change(decision: Decision, value: &[u8]) -> Option<Change<'_>> {
+    match decision {
+        Decision::Keep => None,
+        Decision::Put => Some(Change::Put(value)),
+        Decision::Delete => Some(Change::Delete),
+    }
+}
+
+/// What a change does to the number of keys.
+pub(super) fn effect_of(was_there: bool, change: Change<'_>) -> Effect {
+    match (was_there, change) {
+        (false, Change::Put(_) | Change::PutReference(_)) => Effect::More,
+        (true, Change::Delete) => Effect::Less,
+        _ => Effect::None,
+    }
+}
+
+impl<E: Env, N: Namespace> CoreStore<E, N> {
+    /// Reads a key, and makes of it what `decide` says, before anybody else writes the key.
+    /// `decide` gets the value and an empty buffer for a new one. It may be called several times,
+    /// and its last call counts. The number of the write; None if the key was kept.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CoreStore::write`]; nothing was changed.
+    pub(in crate::store) async fn update(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        durability: Durability,
+        decide: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> Decision,
+    ) -> Result<Option<u64>> {
+        self.update_with(tree, key, (durability, Room::Ordinary), decide).await
+    }
+
+    /// Deletes a key. The number of the write; None if it was not there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CoreStore::update`].
+    pub(in crate::store) async fn delete(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        durability: Durability,
+    ) -> Result<Option<u64>> {
+        let decide = |found: Option<&[u8]>, _: &mut Vec<u8>| match found {
+            Some(_) => Decision::Delete,
+            None => Decision::Keep,
+        };
+        self.update_with(tree, key, (durability, Room::Reserve), decide).await
+    }
+
+    /// Puts a key that is not there. The number of the write; None if it was there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CoreStore::update`].
+    pub(in crate::store) async fn insert_if_absent(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        value: &[u8],
+        durability: Durability,
+    ) -> Result<Option<u64>> {
+        self.compare_and_swap(tree, key, (None, Some(value)), durability).await
+    }
+
+    /// Makes `new` of a key whose value is `expected`; None stands for a key that is not there. The
+    /// number of the write; None if the key has another value, or has the new one already.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CoreStore::update`].
+    pub(in crate::store) async fn compare_and_swap(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        (expected, new): (Option<&[u8]>, Option<&[u8]>),
+        durability: Durability,
+    ) -> Result<Option<u64>> {
+        let decide = |found: Option<&[u8]>, value: &mut Vec<u8>| match new {
+            _ if found != expected => Decision::Keep,
+            Some(new) => {
+                value.extend_from_slice(new);
+                Decision::Put
+            }
+            None if found.is_some() => Decision::Delete,
+            None => Decision::Keep,
+        };
+        self.update_with(tree, key, (durability, Room::Ordinary), decide).await
+    }
+
+    async fn update_with(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        (durability, memory): (Durability, Room),
+        mut decide: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> Decision,
+    ) -> Result<Option<u64>> {
+        let most = operation(tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len();
+        let mut last = Decided { decision: Decision::Keep, value: Vec::new(), effect: Effect::Unknown };
+        loop {
+            self.wait_for_log().await?;
+            self.bring_over(tree, key).await?;
+            let mut room = self.log.room(1, most).await?;
+            let mut is_elsewhere = false;
+            let updated = {
+                let pin = self.core.pin_with(memory);
+                let mut numbers = Logged { room: &mut room };
+                pin.update(
+                    tree,
+                    key,
+                    |found: Option<Value<'_>>, value| {
+                        is_elsewhere = found.is_some_and(|found| found.is_reference);
+                        if is_elsewhere {
+                            return None;
+                        }
+                        last.decision = decide(found.map(|found| found.value), value);
+                        let change = change(last.decision, value)?;
+                        last.effect = effect_of(found.is_some(), change);
+                        last.value.clear();
+                        last.value.extend_from_slice(value);
+                        Some(change)
+                    },
+                    &mut numbers,
+                )
+            };
+            match updated {
+                Ok(None) if is_elsewhere => return Err(no_references()),
+                Ok(None) => return Ok(None),
+                Ok(Some(number)) => {
+                    let change = last.change().expect("what is kept has no number");
+                    let operation = operation(tree, key, change, last.effect);
+                    room.append(operation.encoded_len(), |out| _ = operation.encode(out));
+                    drop(room);
+                    self.log.commit(number, durability);
+                    return Ok(Some(number));
+                }
+                Err(refusal) => {
+                    drop(room);
+                    self.overcome(refusal, Who::Anyone).await?;
+                }
+            }
+        }
+    }
+}
