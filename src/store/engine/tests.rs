@@ -106,29 +106,35 @@ fn many_writes_are_found_over_several_openings() {
     });
 }
 
-/// More than the cache holds.
+/// More than the cache holds, several times.
 #[test]
 fn what_does_not_fit_into_memory_is_found() {
-    on_a_disk(256 << 20, async |disk| {
-        let store = reopen(&disk).await;
+    const KEYS: u32 = 12_000;
+    on_a_disk(128 << 20, async |disk| {
+        let options = options().cache_bytes(2 << 20);
+        let open_again = || open(RtEnv, disk.attach_again(), &options);
+        let store = open_again().await.expect("room for a store");
         let value = |key: u32, round: u8| {
             let mut value = vec![round; 400];
             value[..4].copy_from_slice(&key.to_le_bytes());
             value
         };
+        // 7,919 is prime to the number of keys: each is met once, scattered.
+        let scattered = |number: u32| number * 7919 % KEYS;
         for round in 0..2 {
-            for key in 0..60_000_u32 {
-                // Scattered.
-                let key = key.wrapping_mul(0x9E37_79B1) % 60_000;
+            for number in 0..KEYS {
+                let key = scattered(number);
                 put(&store, &key.to_be_bytes(), &value(key, round)).await;
             }
         }
-        for key in (0..60_000_u32).step_by(7) {
-            let found = get(&store, &key.to_be_bytes()).await;
-            if let Some(found) = found {
-                assert_eq!(found[..4], key.to_le_bytes());
-            }
+        for key in (0..KEYS).step_by(7) {
+            assert_eq!(get(&store, &key.to_be_bytes()).await, Some(value(key, 1)), "key {key}");
         }
         store.close().await.expect("it closes");
+        drop(store);
+        let store = open_again().await.expect("a store");
+        for key in (0..KEYS).step_by(11) {
+            assert_eq!(get(&store, &key.to_be_bytes()).await, Some(value(key, 1)), "key {key}");
+        }
     });
 }

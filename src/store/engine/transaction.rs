@@ -179,6 +179,12 @@ fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
     places.map(|(at, (tree, key))| *first.entry((tree.tree, *key)).or_insert(at)).collect()
 }
 
+/// What became of an attempt to run a transaction.
+enum Attempt<R> {
+    Missed(Miss),
+    Ran(R, Changes),
+}
+
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Lets `run` read and change these keys in one step. What it returned, and the number of the
     /// write, if it changed something.
@@ -201,33 +207,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             operation(*tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len()
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
+        let mut run = Some(run);
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
             let mut room = self.log.room(1, most).await?;
             // Nothing awaits from here to the record.
-            let pin = self.core.pin();
-            let found: std::result::Result<Vec<_>, Miss> =
-                keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect();
-            let found = match found {
-                Ok(found) => found,
-                Err(miss) => {
-                    drop(pin);
+            let (result, changes) = match self.attempt(keys, &mut run)? {
+                Attempt::Ran(result, changes) => (result, changes),
+                Attempt::Missed(miss) => {
                     drop(room);
                     self.load(miss, Who::Anyone).await?;
                     continue;
                 }
             };
-            if found.iter().flatten().any(|found| found.is_reference) {
-                return Err(no_references());
-            }
-            let found = found.into_iter().map(|found| found.map(|found| found.value)).collect();
-            let first = first_places(keys);
-            let writes = vec![Staged::Nothing; keys.len()];
-            let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
-            let result = run(&mut transaction);
-            let changes = transaction.finish();
-            drop(pin);
             if changes.list.is_empty() {
                 return Ok((result, None));
             }
@@ -237,6 +230,31 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.log.commit(number, durability);
             return Ok((result, Some(number)));
         }
+    }
+
+    /// Runs the transaction on what the keys have now, unless a page is missed.
+    fn attempt<R, F: FnOnce(&mut Transaction<'_>) -> R>(
+        &self,
+        keys: &[Key<'_>],
+        run: &mut Option<F>,
+    ) -> Result<Attempt<R>> {
+        let pin = self.core.pin();
+        let found: std::result::Result<Vec<_>, Miss> =
+            keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect();
+        let found = match found {
+            Ok(found) => found,
+            Err(miss) => return Ok(Attempt::Missed(miss)),
+        };
+        if found.iter().flatten().any(|found| found.is_reference) {
+            return Err(no_references());
+        }
+        let found = found.into_iter().map(|found| found.map(|found| found.value)).collect();
+        let first = first_places(keys);
+        let writes = vec![Staged::Nothing; keys.len()];
+        let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
+        let run = run.take().expect("it runs once: nothing is missed after that");
+        let result = run(&mut transaction);
+        Ok(Attempt::Ran(result, transaction.finish()))
     }
 
     /// Brings over what the overlay has of the keys, loads their leaves, and waits for memory.

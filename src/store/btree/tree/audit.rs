@@ -12,7 +12,6 @@ use crate::store::word::{ChildWord, PageId};
 #[derive(Clone, Debug)]
 pub(in crate::store) struct PageView {
     pub(in crate::store) child: ChildWord,
-    pub(in crate::store) tree: u32,
     pub(in crate::store) level: u8,
     pub(in crate::store) is_live: bool,
     pub(in crate::store) content: Content,
@@ -47,7 +46,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         };
         let pending = if is_live { pending(node) } else { None };
         let pending = pending.map(|split| (split.separator.to_vec(), split.right));
-        let (child, tree, level) = (node.child(), node.tree(), node.level());
-        Ok(Some(PageView { child, tree, level, is_live, content, pending }))
+        let (child, level) = (node.child(), node.level());
+        Ok(Some(PageView { child, level, is_live, content, pending }))
     }
 }

@@ -28,7 +28,7 @@ use rand::{Rng, SeedableRng};
 use self::history::History;
 use self::work::{Workload, client};
 use super::Store;
-use crate::block::{MemoryOptions, Namespace};
+use crate::block::MemoryOptions;
 use crate::rt;
 use crate::sim::{Disk, VirtualCore, World};
 use crate::store::RtEnv;
@@ -93,7 +93,8 @@ impl Machine {
         while random.random_ratio(1, 2) {
             store.close().await.map_err(|error| format!("it does not close: {error}"))?;
             self.compare(&store).await?;
-            let seen = audit::audit(&store, &self.history.borrow().content()).await?;
+            let content = self.history.borrow().content();
+            let seen = audit::audit(&store, &content).await?;
             add(&self.coverage.closed, 1);
             add(&self.coverage.audits, 1);
             add(&self.coverage.audited_pages, seen.pages);
@@ -218,7 +219,6 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
         drop(store);
         add(&coverage.pairs, cores.len() as u64 - 1);
         let longest_us = [3_000, 30_000, 150_000][random.random_range(0..3)];
-        let from = world.now();
         world.run_for(Duration::from_micros(random.random_range(0..longest_us)));
         crashed_at = world.now();
         crash(&machine.disk, &cores, &mut random);

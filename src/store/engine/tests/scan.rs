@@ -11,7 +11,7 @@ const KEYS: u32 = 4000;
 const BLOCK: u32 = 150;
 
 fn stays(key: u32) -> bool {
-    (key / BLOCK) % 3 == 0
+    (key / BLOCK).is_multiple_of(3)
 }
 
 fn value(key: u32, random: &mut StdRng) -> Vec<u8> {
