@@ -170,6 +170,17 @@ impl From<Miss> for Refusal {
     }
 }
 
+/// How a reader's way down ended.
+enum Way<'g> {
+    /// At the leaf of its key, or where no page has the key's range.
+    Ends(Option<NodeRef<'g>>),
+    /// At a page that is not as its parent says, so that parent is old.
+    Old(ChildWord),
+}
+
+/// How often a reader starts over. Each time another core has changed the tree meanwhile.
+const MOST_STARTS: u32 = 1 << 20;
+
 /// The tag of a key in areas.
 fn tag(key: &[u8]) -> u16 {
     let [low, high, ..] = xxh3_64(key).to_le_bytes();
@@ -221,14 +232,24 @@ impl<M: NodeMemory> Pin<'_, M> {
 
     /// The way down of a reader, which changes nothing: where a change is not in the parent yet it
     /// does as the page says. None if no page has the key's range at a moment of this call.
+    ///
+    /// A reader that finds an old parent starts over. A tree that contradicts itself would send it
+    /// round for ever: after [`MOST_STARTS`] it takes the page that it cannot use for damaged.
     fn descend_to_read(&self, tree: TreeRoot, key: &[u8]) -> Result<Option<NodeRef<'_>>, Miss> {
         let mut child = tree.root;
+        for _ in 0..MOST_STARTS {
+            match self.descend_once(tree.root, key)? {
+                Way::Ends(leaf) => return Ok(leaf),
+                Way::Old(found) => child = found,
+            }
+        }
+        Err(Miss::Damaged(child.id()))
+    }
+
+    fn descend_once(&self, root: ChildWord, key: &[u8]) -> Result<Way<'_>, Miss> {
+        let mut child = root;
         loop {
-            let Some((node, _)) = self.find(child.id())? else {
-                // The parent that was read is old.
-                child = tree.root;
-                continue;
-            };
+            let Some((node, _)) = self.find(child.id())? else { return Ok(Way::Old(child)) };
             let is_ahead = node.child() == ChildWord::new(child.id(), child.epoch().next());
             match State::of_code(node.kind()) {
                 State::Live if node.child() == child => {}
@@ -240,14 +261,11 @@ impl<M: NodeMemory> Pin<'_, M> {
                     _ => {}
                 },
                 State::Moved if is_ahead => {}
-                State::Removed if is_ahead => return Ok(None),
-                _ => {
-                    child = tree.root;
-                    continue;
-                }
+                State::Removed if is_ahead => return Ok(Way::Ends(None)),
+                _ => return Ok(Way::Old(child)),
             }
             if node.level() == 0 {
-                return Ok(Some(node));
+                return Ok(Way::Ends(Some(node)));
             }
             (_, child) = InnerImage::of_verified(node.image()).child_for(key);
         }

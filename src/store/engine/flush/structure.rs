@@ -7,7 +7,7 @@
 //! | event | pages in flux | relation |
 //! |---|---|---|
 //! | `Split` | both | the new page may be a parent, or an heir, wherever the old one is |
-//! | `Posted` | – | the parent is one of both |
+//! | `Posted` | both, if they were split before the store was opened | the parent is one of both |
 //! | `RootSplit` | both halves, below the root | the halves may be parents and heirs, wherever the root is |
 //! | `Removed` | – | the page is gone, and the parent its heir, as it is of all whose heir is gone with it |
 //! | `Collapsed` | – | the same; the root may be a parent wherever the page was |
@@ -15,7 +15,8 @@
 //! A page is **in flux** from its first split, or its creation, until its durable parent states the
 //! epoch that it has. For a page that is not in flux, memory, the durable parent and the durable
 //! image have the same epoch: that is where the epoch comes from that the durable tree *says* when
-//! a page comes into flux.
+//! a page comes into flux. After an opening a page may be one epoch ahead of its parent without
+//! being in flux; nobody changes it before its split is posted, and `Posted` brings it in.
 //!
 //! Parents and heirs are candidates: each event adds some, and who looks which of them has the page
 //! in memory finds the one that counts. The events of one [drain](super::Flusher::drain) include
@@ -107,7 +108,14 @@ impl Structure {
                 add(&mut flux.split_from, page);
             }
             Event::Posted { parent, page, new, .. } => {
-                for child in [page, new] {
+                // Pages of before the store was opened, whose split nobody had posted: the durable
+                // parent is one behind, and the new page is known by the split that is pending.
+                for (child, says) in [(page, page.epoch().before()), (new, new.epoch())] {
+                    if !self.flux.contains_key(&child.id()) {
+                        let Some(durable) = pages.durable(child.id()) else { continue };
+                        let flux = Flux { says: Some(says), durable: Some(durable), ..Flux::default() };
+                        self.flux.insert(child.id(), flux);
+                    }
                     if let Some(flux) = self.flux.get_mut(&child.id()) {
                         add(&mut flux.parents, parent);
                     }

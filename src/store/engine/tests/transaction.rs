@@ -82,12 +82,10 @@ fn nothing_is_lost_between_tasks_of_a_core() {
     });
 }
 
-/// Each life ends with transactions that are in the log, in its buffers, and in pages.
-///
-/// It has found a defect that is open: after some lives a reader goes from the root to a page that
-/// is not as its parent says, and back to the root, without end.
+/// Each life ends with transactions that are in the log, in its buffers, and in pages. (It has
+/// found that splits of before an opening were posted without the flusher's knowledge: a page
+/// became durable two epochs ahead of its parent, and readers went round for ever.)
 #[test]
-#[ignore = "it does not end: see what it says of itself"]
 fn a_crash_leaves_all_of_a_transaction_or_nothing() {
     let world = World::new(31);
     let disk = Disk::new(MemoryOptions::disk(128 << 20), 1);
