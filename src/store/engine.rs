@@ -7,7 +7,7 @@
 //! | [`core_store`] | what the cores of a store share, and one core's part; how long the log may be |
 //! | [`state`] | where all pages lie, and what is on its way there: one lock |
 //! | [`operations`] | reads and writes of one core; what the log had goes into the tree |
-//! | [`loads`] | brings pages and frames of the mapping into memory, each once |
+//! | [`loads`], `in_flight` | brings pages and frames of the mapping into memory, each once |
 //! | [`keeper`] | the task that writes pages, takes checkpoints and makes room in memory |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
@@ -16,7 +16,7 @@
 //! | [`log`] | writes the log for all cores, and reads it again |
 //! | [`signal`] | how tasks of several cores tell each other |
 //! | `update`, `transaction`, `scan` | more of what is done to keys |
-//! | `trees` | trees by name, and their catalog |
+//! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
 //! lies where), `cache` (memory), `overlay` (what the log had), `events` (what a core tells the
@@ -111,6 +111,8 @@ mod counts;
 mod defect;
 pub(super) mod flush;
 #[cfg(not(any(loom, shuttle)))]
+mod in_flight;
+#[cfg(not(any(loom, shuttle)))]
 mod keeper;
 #[cfg(not(any(loom, shuttle)))]
 mod loads;
@@ -120,6 +122,8 @@ mod log;
 mod open;
 #[cfg(not(any(loom, shuttle)))]
 mod operations;
+#[cfg(not(any(loom, shuttle)))]
+mod registry;
 #[cfg(not(any(loom, shuttle)))]
 mod scan;
 #[cfg(not(any(loom, shuttle)))]

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::counts::{Count, count};
-use super::loads::Loads;
+use super::in_flight::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
+use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
 use super::state::PageState;
-use super::trees::{LateOverlay, Trees};
 use crate::block::Namespace;
 use crate::error::{Error, Outcome, Result};
-use crate::store::btree::{Core, Nodes, TreeRoot};
+use crate::store::btree::{Core, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
 use crate::store::env::Env;
@@ -20,7 +20,6 @@ use crate::store::events::{Event, Events};
 use crate::store::overlay::Access;
 use crate::store::pages::{Owner, SegmentName};
 use crate::store::state::Failure;
-use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// One core's part of the pages in memory.
 pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
@@ -207,10 +206,4 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) log: CoreDriver<E, N>,
     pub(super) overlay: RefCell<Access>,
     pub(super) hand: Hand,
-}
-
-/// The catalog: the tree of trees.
-pub(in crate::store) fn catalog() -> TreeRoot {
-    let id = PageId::new(1).expect("small");
-    TreeRoot { tree: 0, root: ChildWord::new(id, Epoch::FIRST) }
 }

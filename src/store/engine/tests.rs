@@ -12,8 +12,9 @@ use std::rc::Rc;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::core_store::{CoreStore, catalog};
+use super::core_store::CoreStore;
 use super::open::open;
+use super::registry::catalog;
 use crate::block::MemoryOptions;
 use crate::sim::{Disk, World};
 use crate::store::RtEnv;

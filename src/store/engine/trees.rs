@@ -31,118 +31,25 @@
 //! What is read of the catalog in between is not what the tree 0 will have, but what the log says
 //! of tree 0 it says of trees too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use super::core_store::{CoreStore, catalog};
+use super::core_store::CoreStore;
 use super::keeper::Who;
 use super::operations::{Logged, operation};
+use super::registry::{NAMES, NamedTree, Trees, catalog};
 use super::scan::Scan;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Refusal, TreeRoot};
 use crate::store::cache::Room;
-use crate::store::codec::Reader;
 use crate::store::env::Env;
 use crate::store::events::Event;
 use crate::store::options::{Durability, MAX_TREE_NAME_BYTES, MAX_TREES};
 use crate::store::overlay::{Builder, Direction, TreeChange};
 use crate::store::wal::{Effect, Operation};
 use crate::store::word::ChildWord;
-
-/// What the keys of the catalog that name trees begin with.
-const NAMES: u8 = b't';
-
-/// A tree of the store, by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) struct NamedTree {
-    pub(in crate::store) name: Box<str>,
-    pub(in crate::store) root: TreeRoot,
-    pub(in crate::store) options: u64,
-}
-
-impl NamedTree {
-    fn key(name: &str) -> Vec<u8> {
-        [&[NAMES], name.as_bytes()].concat()
-    }
-
-    /// What the catalog has of it.
-    fn encode(&self) -> [u8; 20] {
-        let mut bytes = [0; 20];
-        bytes[..4].copy_from_slice(&self.root.tree.to_le_bytes());
-        bytes[4..12].copy_from_slice(&self.root.root.bits().to_le_bytes());
-        bytes[12..].copy_from_slice(&self.options.to_le_bytes());
-        bytes
-    }
-
-    /// None if that is no entry of the catalog.
-    fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
-        let name = std::str::from_utf8(key.strip_prefix(&[NAMES])?).ok()?;
-        let mut reader = Reader::new(value);
-        let (tree, root, options) = (reader.u32()?, ChildWord::from_bits(reader.u64()?), reader.u64()?);
-        let is_tree = tree != catalog().tree && root.is_some() && reader.is_empty();
-        is_tree.then(|| Self { name: name.into(), root: TreeRoot { tree, root }, options })
-    }
-}
-
-/// The trees of a store, without the catalog.
-#[derive(Debug, Default)]
-pub(super) struct Trees {
-    by_number: BTreeMap<u32, NamedTree>,
-    by_name: HashMap<Box<str>, u32>,
-    /// The largest number that a tree ever had, as far as that is known.
-    last: u32,
-}
-
-impl Trees {
-    fn insert(&mut self, tree: NamedTree) {
-        let number = tree.root.tree;
-        self.last = self.last.max(number);
-        self.by_name.insert(tree.name.clone(), number);
-        self.by_number.insert(number, tree);
-    }
-
-    fn remove(&mut self, number: u32) {
-        let Some(tree) = self.by_number.remove(&number) else { return };
-        // Another tree may have the name by now.
-        if self.by_name.get(&tree.name) == Some(&number) {
-            self.by_name.remove(&tree.name);
-        }
-    }
-
-    fn find(&self, name: &str) -> Option<&NamedTree> {
-        self.by_number.get(self.by_name.get(name)?)
-    }
-
-    /// The root that a tree has now.
-    pub(super) fn root_of(&self, number: u32) -> Option<TreeRoot> {
-        if number == catalog().tree {
-            return Some(catalog());
-        }
-        self.by_number.get(&number).map(|tree| tree.root)
-    }
-
-    /// Does what the log says, whether it was done before or not.
-    fn apply(&mut self, change: &TreeChange) {
-        match change {
-            TreeChange::Create { tree, root, options, name } => {
-                let root = TreeRoot { tree: *tree, root: ChildWord::from_bits(*root) };
-                self.insert(NamedTree { name: name.clone(), root, options: *options });
-            }
-            TreeChange::Remove { tree } => {
-                self.last = self.last.max(*tree);
-                self.remove(*tree);
-            }
-            TreeChange::Clear { tree, root } | TreeChange::Install { tree, root } => {
-                if let Some(tree) = self.by_number.get_mut(tree) {
-                    tree.root.root = ChildWord::from_bits(*root);
-                }
-            }
-        }
-    }
-}
 
 /// The roots that the log has made and that are still those of their trees, each with the number of
 /// the write that made it.
@@ -218,7 +125,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// The trees, in the order of their numbers.
     pub(in crate::store) fn trees(&self) -> Vec<NamedTree> {
-        self.shared.trees().by_number.values().cloned().collect()
+        self.shared.trees().all()
     }
 
     /// The tree with this name, made if there is none. With the number of the write that made it,
@@ -251,7 +158,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if let Some(found) = self.find_tree(name) {
                 return Ok((found, None));
             }
-            if self.shared.trees().by_number.len() >= MAX_TREES {
+            if self.shared.trees().len() >= MAX_TREES {
                 return refused(ErrorKind::LimitReached, format!("a store has at most {MAX_TREES} trees"));
             }
             self.wait_for_log().await?;
@@ -279,10 +186,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         room: &mut crate::store::wal::Room<'_>,
     ) -> std::result::Result<Option<(NamedTree, u64)>, Refusal> {
         let mut trees = self.shared.trees();
-        if trees.find(name).is_some() || trees.by_number.len() >= MAX_TREES {
+        if trees.find(name).is_some() || trees.len() >= MAX_TREES {
             return Ok(None);
         }
-        let root = self.core.new_tree(trees.last + 1)?;
+        let root = self.core.new_tree(trees.next_number())?;
         let tree = NamedTree { name: name.into(), root, options };
         let pin = self.core.pin();
         let entry = tree.encode();
@@ -310,29 +217,4 @@ fn create_operations<R>(tree: &NamedTree, then: impl FnOnce(&[Operation<'_>]) ->
     let create = Operation::CreateTree { tree: root.tree, root: root.root.bits(), options: *options, name };
     let put = operation(catalog(), &key, Change::Put(&entry), Effect::More);
     then(&[create, put])
-}
-
-/// The overlay of records, which is there as soon as the trees are known.
-#[derive(Debug, Default)]
-pub(super) struct LateOverlay(std::sync::OnceLock<Arc<crate::store::overlay::Overlay>>);
-
-impl LateOverlay {
-    fn set(&self, overlay: crate::store::overlay::Overlay) {
-        self.0.set(Arc::new(overlay)).expect("a store is opened once");
-    }
-
-    /// One core's way to it.
-    pub(super) fn access(&self) -> crate::store::overlay::Access {
-        self.0.get().map_or_else(crate::store::overlay::Access::default, |overlay| {
-            crate::store::overlay::Access::new(Arc::clone(overlay))
-        })
-    }
-}
-
-impl std::ops::Deref for LateOverlay {
-    type Target = Arc<crate::store::overlay::Overlay>;
-
-    fn deref(&self) -> &Self::Target {
-        self.0.get().expect("nothing but opening comes before the trees are known")
-    }
 }

@@ -23,6 +23,7 @@
 //! all that were pushed before any of them, so a page cannot have a parent or an heir that is no
 //! candidate.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pages::{Live, Look, Pages};
@@ -111,14 +112,18 @@ impl Structure {
                 // Pages of before the store was opened, whose split nobody had posted: the durable
                 // parent is one behind, and the new page is known by the split that is pending.
                 for (child, says) in [(page, page.epoch().before()), (new, new.epoch())] {
-                    if !self.flux.contains_key(&child.id()) {
-                        let Some(durable) = pages.durable(child.id()) else { continue };
-                        let flux = Flux { says: Some(says), durable: Some(durable), ..Flux::default() };
-                        self.flux.insert(child.id(), flux);
-                    }
-                    if let Some(flux) = self.flux.get_mut(&child.id()) {
-                        add(&mut flux.parents, parent);
-                    }
+                    let flux = match self.flux.entry(child.id()) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(unknown) => {
+                            let Some(durable) = pages.durable(child.id()) else { continue };
+                            unknown.insert(Flux {
+                                says: Some(says),
+                                durable: Some(durable),
+                                ..Flux::default()
+                            })
+                        }
+                    };
+                    add(&mut flux.parents, parent);
                 }
             }
             Event::RootSplit { root, left, right, .. } => {

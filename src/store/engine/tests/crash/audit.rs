@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::btree::{Content, PageView};
-use crate::store::engine::core_store::catalog;
 use crate::store::engine::keeper::Who;
+use crate::store::engine::registry::catalog;
 use crate::store::engine::tests::{Model, Store};
 use crate::store::word::{ChildWord, MapView, MapWord, PageId};
 

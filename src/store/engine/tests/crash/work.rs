@@ -11,7 +11,7 @@ use super::history::Write;
 use super::{Machine, add};
 use crate::rt;
 use crate::store::btree::Change;
-use crate::store::engine::core_store::catalog;
+use crate::store::engine::registry::catalog;
 use crate::store::engine::tests::Store;
 use crate::store::options::Durability;
 
