@@ -31,13 +31,14 @@ mod registers;
 mod sysfs;
 mod uapi;
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, pread, pwrite};
@@ -61,6 +62,11 @@ const BUS_MASTER: u16 = 1 << 2;
 const MAX_BAR_BYTES: u64 = 1 << 32;
 /// The most interrupts of MSI-X that a device has (PCI Express Base 5.0, 7.7.2.2).
 const MAX_VECTORS: u32 = 2048;
+
+/// How often a device that the kernel is busy with is asked for again, and how long to wait between:
+/// for a second in all.
+const BUSY_RETRIES: u32 = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// A PCI device that this process drives.
 ///
@@ -104,7 +110,7 @@ impl Device {
         let space = opening.addresses(container.as_fd())?;
         let name = CString::new(address)
             .map_err(|_| opening.refused(ErrorKind::InvalidInput, "this is no PCI address"))?;
-        let descriptor = uapi::device(group.as_fd(), &name).map_err(|code| opening.failed(code))?;
+        let descriptor = opening.device(group.as_fd(), &name)?;
 
         let info = uapi::device_info(descriptor.as_fd()).map_err(|code| opening.failed(code))?;
         if info.flags & uapi::DEVICE_IS_PCI == 0 || info.regions <= uapi::CONFIG_REGION {
@@ -276,6 +282,25 @@ impl Opening<'_> {
     fn file(&self, path: &str) -> Result<File, i32> {
         let opened = OpenOptions::new().read(true).write(true).open(path);
         opened.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    /// The device itself. The kernel resets it before, and says `EAGAIN` while something else of it
+    /// has the device: a probe, as one that was plugged in shows its driver before that is through.
+    fn device(&self, group: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
+        let mut retries = 0;
+        loop {
+            match uapi::device(group, name) {
+                Err(libc::EAGAIN) if retries < BUSY_RETRIES => {
+                    retries += 1;
+                    std::thread::sleep(BUSY_PAUSE);
+                }
+                Err(libc::EAGAIN) => {
+                    let why = "the kernel has been busy with this device for a second: try again";
+                    return Err(self.refused(ErrorKind::InUse, why));
+                }
+                opened => return opened.map_err(|code| self.failed(code)),
+            }
+        }
     }
 
     /// An empty container, which is a set of mappings.
