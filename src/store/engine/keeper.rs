@@ -195,7 +195,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         let flush = self.shared.state().clock.begin();
         if !Defects::now().has(EngineDefect::NamedBeforeFlushed) {
-            self.namespace.flush().await?;
+            self.flush_namespace().await?;
         }
         let (mut entries, mut trailers) = (Vec::new(), Vec::new());
         for bundle in sealed {
@@ -215,6 +215,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         self.install_group(&trailers, bundle);
         Ok(Flushed::Bytes(bytes))
+    }
+
+    /// What was written before is durable. If that fails, the log fails too.
+    pub(super) async fn flush_namespace(&self) -> Result<()> {
+        self.log.shared().flush_of_others(self.namespace.flush()).await
     }
 
     fn bundle_room(&self) -> Result<FlushRoom> {

@@ -3,16 +3,6 @@
 use super::*;
 use crate::rt;
 
-/// The process dies with this world.
-fn a_life<R: 'static>(disk: &Disk, life: impl AsyncFnOnce(Disk) -> R + 'static) -> R {
-    let world = World::new(7);
-    let core = world.core("core");
-    let result = core.block_on(life(disk.attach_again()));
-    disk.kill();
-    core.crash();
-    result
-}
-
 /// The leaf has a newer write by the time the old record comes to it, and the start of the log was
 /// looked for in between.
 #[test]
