@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
-use super::flush::{BundleId, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
+use super::flush::{BundleId, Captured as PageOf, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
-use super::streams::{BundleLoad, Written};
+use super::streams::{BundleLoad, NoPlace, Written};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Captured, CorePages, DurableHomes, Eviction, Home, Homes, Installed};
@@ -25,8 +25,8 @@ use crate::store::pace::either;
 use crate::store::pages::{
     Compression, Origin, PageFlags, PageHeader, PageKind, Temperature, Trailer, expiry_seconds,
 };
-use crate::store::wal::{BundleEntry, CoreLog};
-use crate::store::word::{ColdAddress, PageId, SecondWord};
+use crate::store::wal::{BundleEntry, CoreLog, MAX_GROUP};
+use crate::store::word::{ChildWord, ColdAddress, PageId, SecondWord};
 
 /// The keeper looks whether something is due at least this often.
 const BEAT: Duration = Duration::from_millis(10);
@@ -181,18 +181,22 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             Next::Bundle(plan) => plan,
             Next::Nothing => return Ok(Flushed::Nothing),
             Next::Waits => return Ok(Flushed::Waits),
-            Next::TooLarge(pages) => {
-                let why = format!("{} pages have to be durable together, more than fit", pages.len());
-                return Err(Error::new(ErrorKind::LimitReached, "flush store").because(why));
-            }
+            Next::TooLarge(pages) => return Err(too_large(pages.len())),
         };
+        let Plan { bundle, newest, .. } = plan;
         let bytes = plan.pages.iter().map(|page| page.stored_bytes).sum();
-        let (bundle, newest, group) = (plan.bundle, plan.newest, self.build(plan)?);
-        let mut sealed = Vec::with_capacity(group.len());
-        for Written { sealed: bundle, offset, buf } in group {
+        let loads = self.divide(&plan)?;
+        let mut sealed = Vec::with_capacity(loads.len());
+        let (mut pages, mut freed) = (&plan.pages[..], &plan.freed[..]);
+        for load in &loads {
+            let (now, freed_now);
+            (now, pages) = pages.split_at(load.entries);
+            (freed_now, freed) = freed.split_at(load.freed);
+            let Written { sealed: bundle, offset, buf } = self.build(load, now, freed_now);
             self.namespace.write(offset, buf).await?;
             sealed.push(bundle.written(&self.shared.state().clock));
         }
+        drop(plan);
         let flush = self.shared.state().clock.begin();
         if !Defects::now().has(EngineDefect::NamedBeforeFlushed) {
             self.flush_namespace().await?;
@@ -237,52 +241,49 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         state.flusher.next_bundle(&pages, &mut take, room, budget, reason)
     }
 
-    /// Puts it there: into one bundle, or into as many as it takes.
-    fn build(&self, plan: Plan<Captured>) -> Result<Vec<Written>> {
+    /// Divides it into one bundle, or as many as it takes, and opens their segments. No page has
+    /// been told a place if there are not enough of them.
+    fn divide(&self, plan: &Plan<Captured>) -> Result<Vec<BundleLoad>> {
+        let lengths: Vec<usize> = plan.pages.iter().map(|page| page.stored_bytes).collect();
+        let mut state = self.shared.state();
+        let PageState { streams, segments, flusher, .. } = &mut *state;
+        let loads = streams.reserve(segments, Temperature::Hot, (&lengths, plan.freed.len()), MAX_GROUP);
+        loads.map_err(|why| {
+            flusher.failed(plan.bundle);
+            match why {
+                NoPlace::NoSegment => self.no_room("flush store"),
+                NoPlace::TooMany => too_large(plan.pages.len()),
+            }
+        })
+    }
+
+    /// Builds one of them, and tells its pages their places.
+    fn build(&self, load: &BundleLoad, pages: &[PageOf<Captured>], freed: &[ChildWord]) -> Written {
         let homes = self.shared.nodes.homes();
-        let mut group = Vec::new();
-        let (mut pages, mut freed) = (&plan.pages[..], &plan.freed[..]);
-        while !pages.is_empty() || !freed.is_empty() {
-            let mut state = self.shared.state();
-            let PageState { streams, segments, .. } = &mut *state;
-            let room = streams.room(segments, Temperature::Hot).map_err(|_| self.no_room("flush store"))?;
-            let mut load = BundleLoad::default();
-            for page in pages.iter().take(room.entries) {
-                if load.pages_bytes + page.stored_bytes > room.bytes {
-                    break;
+        let mut state = self.shared.state();
+        let number = state.next_bundle();
+        let PageState { streams, segments, .. } = &mut *state;
+        streams.room(segments, Temperature::Hot).expect("its segment is open");
+        let (written, entries) =
+            streams.build(segments, (Temperature::Hot, number), load, |builder, buffer| {
+                let mut entries = Vec::with_capacity(pages.len());
+                for page in pages {
+                    let image = &page.content.image;
+                    let replaces = homes.get(page.page.id()).map(|home| home.address);
+                    let origin = Origin { is_cold_stream: false, is_moved: false, replaces };
+                    let header = header_of(&page.content);
+                    entries.push(builder.append(buffer, &header, (image, image.len()), origin)?);
                 }
-                load.pages_bytes += page.stored_bytes;
-                load.entries += 1;
-            }
-            // An entry of a trailer is as long as four freed ids.
-            load.freed = freed.len().min((room.entries - load.entries) * 4);
-            let (now, later) = pages.split_at(load.entries);
-            let (free_now, free_later) = freed.split_at(load.freed);
-            let number = state.next_bundle();
-            let PageState { streams, segments, .. } = &mut *state;
-            let (written, entries) =
-                streams.build(segments, (Temperature::Hot, number), &load, |builder, buffer| {
-                    let mut entries = Vec::with_capacity(now.len());
-                    for page in now {
-                        let image = &page.content.image;
-                        let replaces = homes.get(page.page.id()).map(|home| home.address);
-                        let origin = Origin { is_cold_stream: false, is_moved: false, replaces };
-                        let header = header_of(&page.content);
-                        entries.push(builder.append(buffer, &header, (image, image.len()), origin)?);
-                    }
-                    free_now.iter().try_for_each(|freed| builder.free(buffer, *freed))?;
-                    Ok(entries)
-                });
-            drop(state);
-            let pin = self.core.pin_with(Room::Reserve);
-            for (page, entry) in now.iter().zip(entries) {
-                // False: it was changed meanwhile, and is dirty.
-                _ = pin.install_flushed(&page.content, entry.place);
-            }
-            (pages, freed) = (later, free_later);
-            group.push(written);
+                freed.iter().try_for_each(|freed| builder.free(buffer, *freed))?;
+                Ok(entries)
+            });
+        drop(state);
+        let pin = self.core.pin_with(Room::Reserve);
+        for (page, entry) in pages.iter().zip(entries) {
+            // False: it was changed meanwhile, and is dirty.
+            _ = pin.install_flushed(&page.content, entry.place);
         }
-        Ok(group)
+        written
     }
 
     /// The bundles of a group are durable.
@@ -353,6 +354,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 pub(super) enum Who {
     Keeper,
     Anyone,
+}
+
+fn too_large(pages: usize) -> Error {
+    let why = format!("{pages} pages have to be durable together, more than fit");
+    Error::new(ErrorKind::LimitReached, "flush store").because(why)
 }
 
 /// What a page's header says of its content.

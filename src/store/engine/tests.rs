@@ -7,6 +7,7 @@ mod scan;
 mod transaction;
 mod trees;
 mod update;
+mod young;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
