@@ -12,7 +12,7 @@ use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
 use super::flush::{BundleId, Captured as PageOf, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
-use super::streams::{BundleLoad, NoPlace, Written};
+use super::streams::{BundleLoad, BundleRoom, NoPlace, Written};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Captured, CorePages, DurableHomes, Eviction, Home, Homes, Installed};
@@ -32,12 +32,12 @@ use crate::store::word::{ChildWord, ColdAddress, PageId, SecondWord};
 const BEAT: Duration = Duration::from_millis(10);
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
+/// While writers wait until less has to be durable together.
+const GROWTH_BYTES: usize = 1 << 20;
 /// A bundle of so many bytes is worth its trailer.
 const WORTHWHILE_BYTES: u64 = 32 << 10;
 /// What a dirty page is taken to have, in bytes.
 const PAGE_BYTES: u64 = 4096;
-/// What has to be durable together at most: a group of bundles.
-const GROUP_ROOM: FlushRoom = FlushRoom { bytes: 8 << 20, entries: 16 << 10 };
 /// How many bytes a core evicts at once for those that wait.
 const EVICTED_AT_ONCE: u64 = 128 << 10;
 
@@ -93,19 +93,30 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 continue;
             }
+            self.look_at_growth();
             let load = self.load_now().await;
+            let is_grown = self.shared.growth.is_reached();
             let is_crowded = self.shared.state().flusher.is_crowded();
             let due = pace.beat(&load, WORTHWHILE_BYTES).max(u64::from(is_crowded));
+            let due = if is_grown { u64::MAX } else { due };
             let is_full = load.log_used * 2 > load.log_limit;
             if due > 0 {
-                let reason = if load.wanted > 0 { Reason::Pressure } else { Reason::Age };
-                let due = usize::try_from(due).unwrap_or(usize::MAX);
-                if let Flushed::Bytes(bytes) = self.flush(due.min(BUNDLE_BYTES), reason).await? {
+                let (reason, most) = match load.wanted {
+                    _ if is_grown => (Reason::Growth, GROWTH_BYTES),
+                    0 => (Reason::Age, BUNDLE_BYTES),
+                    _ => (Reason::Pressure, BUNDLE_BYTES),
+                };
+                let due = usize::try_from(due).unwrap_or(usize::MAX).min(most);
+                if let Flushed::Bytes(bytes) = self.flush(due, reason).await? {
                     pace.flushed(bytes as u64);
                     self.shared.progress.tell();
                     if !is_full {
                         continue;
                     }
+                } else if is_grown {
+                    // What is to be written waits for somebody's next step, perhaps a writer's.
+                    self.shared.growth.let_pass();
+                    self.shared.progress.tell();
                 }
             }
             if is_full && !is_overlaid && self.can_start_later().await {
@@ -175,7 +186,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut next = self.plan(room, budget, reason);
         if matches!(next, Next::TooLarge(_)) {
             // What has to be durable together goes into several bundles that one batch names.
-            next = self.plan(GROUP_ROOM, budget, reason);
+            let BundleRoom { bytes, entries } = self.shared.state().streams.group_room();
+            next = self.plan(FlushRoom { bytes, entries }, budget, reason);
         }
         let plan = match next {
             Next::Bundle(plan) => plan,
@@ -218,7 +230,29 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             count(Count::Groups);
         }
         self.install_group(&trailers, bundle);
+        self.look_at_growth();
         Ok(Flushed::Bytes(bytes))
+    }
+
+    /// Looks how much may have to be durable together, and lets writers go on, or wait. Any core may
+    /// do that.
+    pub(super) fn look_at_growth(&self) {
+        let growth = &self.shared.growth;
+        let was_reached = growth.is_reached();
+        let told = growth.told();
+        {
+            let mut state = self.shared.state();
+            let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
+            let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
+            if !state.flusher.drain(&pages, &mut take) {
+                return;
+            }
+            let least = state.streams.least_page_bytes();
+            growth.saw(told, state.flusher.growth_bytes(&pages, least) as u64);
+        }
+        if was_reached && !growth.is_reached() {
+            self.shared.progress.tell();
+        }
     }
 
     /// What was written before is durable. If that fails, the log fails too.

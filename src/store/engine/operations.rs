@@ -153,15 +153,21 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.log.wait(number).await
     }
 
-    /// Waits while the log is as long as it may be.
+    /// Waits while the log is as long as it may be, and while as much as may be has to become durable
+    /// together.
     pub(super) async fn wait_for_log(&self) -> Result<()> {
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_failed("write to store", Outcome::NotStarted)?;
-            if !self.shared.log_limit.is_reached() {
-                return Ok(());
+            if self.shared.growth.is_reached() {
+                // It may be much less than what was counted.
+                self.look_at_growth();
             }
-            count(Count::LogWaits);
+            match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
+                (false, false) => return Ok(()),
+                (true, _) => count(Count::LogWaits),
+                (false, true) => count(Count::GrowthWaits),
+            }
             self.shared.keeper.set();
             self.shared.progress.since(moment).await;
         }

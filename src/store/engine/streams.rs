@@ -18,6 +18,7 @@ use crate::store::pages::{
     Builder, Full, GRANULE_BYTES, MAX_BUNDLE_ENTRIES, MAX_BUNDLE_PAGES_BYTES, Owner, Sealed, SegmentHeader,
     SegmentName, SegmentUse, Segments, Temperature, trailer_bytes,
 };
+use crate::store::wal::MAX_GROUP;
 use crate::store::word::MAX_PAGE_BYTES;
 
 /// A page of the tree is a node in memory before: so many granules with its header at most.
@@ -121,6 +122,28 @@ impl Streams {
 
     fn empty(&self, segment: SegmentName) -> Filling {
         Filling { segment, next: self.owner.geometry.block_granules() }
+    }
+
+    /// What a group of bundles has room for, however pages and segments divide it: of two bundles
+    /// one may be the end of a segment, and the other ends where the largest page did not fit, or
+    /// where it has as many entries as it may.
+    pub(super) fn group_room(&self) -> BundleRoom {
+        let empty = self.empty(SegmentName { segment: self.owner.geometry.first_segment(), generation: 0 });
+        let room = self.room_of(empty).expect("an empty segment has room for the largest page");
+        let filled = room.bytes - self.largest_page as usize * GRANULE_BYTES;
+        BundleRoom { bytes: filled * (MAX_GROUP * 3 / 8 - 1), entries: room.entries * (MAX_GROUP / 8 - 1) }
+    }
+
+    /// So many bytes of pages fit a group, with some that they need beside them.
+    pub(super) fn growth_bytes(&self) -> u64 {
+        self.group_room().bytes as u64 / 4 * 3
+    }
+
+    /// What a page counts at least if it is not the bytes that a group has no room for, but its
+    /// entries.
+    pub(super) fn least_page_bytes(&self) -> usize {
+        let BundleRoom { bytes, entries } = self.group_room();
+        bytes / entries
     }
 
     /// Divides pages of these lengths, and freed ids, into bundles that fit, `most` at most, and

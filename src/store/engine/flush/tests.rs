@@ -24,7 +24,7 @@ struct Fake(RefCell<BTreeMap<PageId, (Live, Vec<ChildWord>)>>);
 impl Fake {
     fn set(&self, page: u64, epoch: u32, pending: Option<ChildWord>, children: &[ChildWord]) {
         let epoch = Epoch::new(epoch).expect("small");
-        let live = Live { epoch, level: u8::from(!children.is_empty()), pending };
+        let live = Live { epoch, level: u8::from(!children.is_empty()), bytes: 64, pending };
         self.0.borrow_mut().insert(id(page), (live, children.to_vec()));
     }
 }

@@ -1,5 +1,8 @@
 //! Groups that go on in other segments.
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
 use super::*;
 use crate::store::pages::{Compression, Geometry, Origin, PageFlags, PageHeader, PageKind, stored_granules};
 use crate::store::word::ChildWord;
@@ -76,4 +79,30 @@ fn a_group_without_room_leaves_everything_as_it_was() {
     let one = streams.reserve(&mut segments, HOT, (&many[..5], 0), 1);
     assert_eq!(one.map(|loads| loads.len()), Ok(1));
     assert_eq!(streams.reserve(&mut segments, HOT, (&many[..100], 0), 1), Err(NoPlace::TooMany));
+}
+
+/// Whatever has the room of a group, is one, with segments of any size.
+#[test]
+fn what_has_the_room_of_a_group_is_never_too_many_bundles() {
+    let mut random = StdRng::seed_from_u64(5);
+    for size_bits in [28, 30, 31, 34] {
+        let geometry =
+            Geometry::of_namespace(1 << size_bits, 4096, false).expect("a store can have this size");
+        let owner = Owner { identity: *b"a store of tests", geometry };
+        for shortest in [64, 512, 4000, 16_000, 32_000] {
+            let mut segments = Segments::new(geometry, None);
+            let mut streams = Streams::new(owner, 64);
+            let room = streams.group_room();
+            let (mut pages, mut bytes) = (Vec::new(), 0);
+            while bytes <= room.bytes && pages.len() <= room.entries {
+                let longest = [shortest, LONGEST_PAGE as usize * GRANULE_BYTES][random.random_range(0..2)];
+                let page = random.random_range(shortest..=longest).next_multiple_of(GRANULE_BYTES);
+                bytes += page;
+                pages.push(page);
+            }
+            pages.pop();
+            let loads = streams.reserve(&mut segments, HOT, (&pages, 0), MAX_GROUP);
+            assert!(loads.is_ok(), "{loads:?}: {size_bits} bits, {} pages of {shortest}", pages.len());
+        }
+    }
 }
