@@ -105,6 +105,8 @@ struct UnderWay {
     /// What its pages name as split from them.
     names: Vec<ChildWord>,
     freed: Vec<ChildWord>,
+    /// Pages that are gone, each with an heir that the bundle has, and whether that leads to it.
+    heirs: Vec<(PageId, PageId, bool)>,
 }
 
 /// What a durable bundle changes. Its entries (places, and what they replace) are in the bundle's
@@ -371,6 +373,15 @@ impl Flusher {
                 touched.extend(flux.split_from.iter().copied());
             }
             touched.insert(child.id());
+        }
+        for (page, heir, leads_there) in &done.heirs {
+            if let Some(gone) = self.structure.gone.get_mut(page) {
+                if *leads_there {
+                    gone.let_go.remove(heir);
+                } else {
+                    gone.let_go.insert(*heir);
+                }
+            }
         }
         for freed in &done.freed {
             self.under_way.remove(&freed.id());

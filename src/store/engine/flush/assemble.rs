@@ -393,6 +393,11 @@ impl Flusher {
         self.last_bundle += 1;
         let bundle = BundleId(self.last_bundle);
         let mut under_way = UnderWay { freed: freed.clone(), ..UnderWay::default() };
+        for (page, gone) in &self.structure.gone {
+            let by = set.stated(*page).map(|(by, _)| by);
+            let heirs = gone.heirs.iter().filter(|heir| set.contains(**heir));
+            under_way.heirs.extend(heirs.map(|heir| (*page, *heir, by == Some(*heir))));
+        }
         let (mut written, mut newest) = (Vec::with_capacity(set.len()), 0);
         for (page, Member { captured, dirt }) in set.into_members() {
             self.under_way.insert(page, bundle);
