@@ -18,7 +18,6 @@
 //! An event that is drained before it is counted is counted twice, and none is left out. It
 //! may be that the keeper can write none of these pages for now, because a writer is at a step with
 //! one of them; then it [lets some pass](Growth::let_pass).
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -21,8 +21,8 @@ use crate::store::pages::{
 use crate::store::wal::MAX_GROUP;
 use crate::store::word::MAX_PAGE_BYTES;
 
-/// A page of the tree is a node in memory before: so many granules with its header at most.
-const LONGEST_PAGE: u32 = (MAX_NODE_BYTES / GRANULE_BYTES) as u32 + 1;
+/// A page of the tree is a node in memory before: that is what it may take with its header.
+const LONGEST_PAGE_BYTES: usize = MAX_NODE_BYTES + GRANULE_BYTES;
 
 /// The segment that a stream fills.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,6 @@ pub(super) struct Streams {
 
 impl Streams {
     pub(super) fn new(owner: Owner, largest_page: u32) -> Self {
-        let largest_page = largest_page.max(LONGEST_PAGE);
         Self { owner, filling: [None; Temperature::ALL.len()], reserved: Default::default(), largest_page }
     }
 
@@ -130,7 +129,7 @@ impl Streams {
     pub(super) fn group_room(&self) -> BundleRoom {
         let empty = self.empty(SegmentName { segment: self.owner.geometry.first_segment(), generation: 0 });
         let room = self.room_of(empty).expect("an empty segment has room for the largest page");
-        let filled = room.bytes - self.largest_page as usize * GRANULE_BYTES;
+        let filled = room.bytes - self.largest_page_bytes();
         BundleRoom { bytes: filled * (MAX_GROUP * 3 / 8 - 1), entries: room.entries * (MAX_GROUP / 8 - 1) }
     }
 
@@ -225,8 +224,11 @@ impl Streams {
         let padding = geometry.block as usize;
         let bytes = left.saturating_sub(trailer.next_multiple_of(GRANULE_BYTES) + padding);
         let bytes = bytes.min(MAX_BUNDLE_PAGES_BYTES);
-        let largest = (self.largest_page as usize * GRANULE_BYTES).min(MAX_PAGE_BYTES);
-        (bytes >= largest).then_some(BundleRoom { bytes, entries })
+        (bytes >= self.largest_page_bytes()).then_some(BundleRoom { bytes, entries })
+    }
+
+    fn largest_page_bytes(&self) -> usize {
+        (self.largest_page as usize * GRANULE_BYTES).clamp(LONGEST_PAGE_BYTES, MAX_PAGE_BYTES)
     }
 
     /// Builds the bundle `number` of `stream`, in the segment that [`Streams::room`] looked at

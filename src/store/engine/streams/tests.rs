@@ -95,7 +95,7 @@ fn what_has_the_room_of_a_group_is_never_too_many_bundles() {
             let room = streams.group_room();
             let (mut pages, mut bytes) = (Vec::new(), 0);
             while bytes <= room.bytes && pages.len() <= room.entries {
-                let longest = [shortest, LONGEST_PAGE as usize * GRANULE_BYTES][random.random_range(0..2)];
+                let longest = [shortest, LONGEST_PAGE_BYTES][random.random_range(0..2)];
                 let page = random.random_range(shortest..=longest).next_multiple_of(GRANULE_BYTES);
                 bytes += page;
                 pages.push(page);

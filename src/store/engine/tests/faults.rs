@@ -7,6 +7,7 @@ use super::*;
 use crate::block::Fault;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::rt;
+use crate::store::engine::counts::{Count, counted};
 
 async fn put_sync(store: &Store, key: &[u8], value: &[u8]) -> Result<(), Error> {
     let number = store.write(catalog(), key, Change::Put(value), Durability::Sync).await?;
@@ -75,4 +76,37 @@ fn whichever_flush_fails_nothing_is_lost_that_was_acknowledged() {
             }
         });
     }
+}
+
+/// What a checkpoint has written and not flushed is lost by a flush of the log. The superblock must
+/// not refer to it, although the flush of the checkpoint succeeds.
+#[test]
+fn a_flush_of_the_log_that_fails_ends_the_checkpoint_under_way() {
+    let mut complete = Vec::new();
+    for seed in 0..12 {
+        let disk = Disk::new(MemoryOptions::disk(64 << 20).write_latency(Duration::from_secs(1)), seed);
+        let is_complete = a_life(&disk, async |disk| {
+            let store = reopen(&disk).await;
+            put_sync(&store, b"apple", b"5").await.expect("no fault is injected");
+            let bundles = counted()[Count::Bundles as usize];
+            let keeper = Rc::clone(&store);
+            let checkpoint = rt::spawn(async move { keeper.checkpoint().await });
+            while counted()[Count::Bundles as usize] == bundles {
+                rt::sleep(Duration::from_millis(1)).await;
+            }
+            // The map is being written.
+            disk.inject([Fault::flush().once().loses_cache()]);
+            put_sync(&store, b"pear", b"7").await.expect_err("it may be lost");
+            checkpoint.await.expect("it does not panic").is_ok()
+        });
+        if is_complete {
+            complete.push(seed);
+        }
+        a_life(&disk, async move |disk| {
+            let opened = open(RtEnv, disk, &options()).await;
+            let store = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert_eq!(get(&store, b"apple").await.as_deref(), Some(&b"5"[..]), "seed {seed}");
+        });
+    }
+    assert_eq!(complete, [0; 0], "with these seeds a checkpoint is said to be durable");
 }
