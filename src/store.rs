@@ -61,6 +61,7 @@ mod engine;
 mod env;
 mod evacuate;
 mod events;
+mod growth;
 mod log;
 mod object;
 mod options;

@@ -25,6 +25,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::store::growth::Growth;
 use crate::store::word::{ChildWord, PageId};
 
 /// What is about to happen to a page. The names of steps are those of `btree/smo.rs`.
@@ -47,18 +48,41 @@ pub(in crate::store) enum Event {
     Collapsed { tree: u32, root: PageId, gone: ChildWord },
 }
 
+impl Event {
+    /// How many pages it makes part of what may have to be durable together.
+    fn growth(&self) -> u64 {
+        match self {
+            Self::Dirty { .. } | Self::Posted { .. } => 0,
+            Self::Removed { .. } | Self::Collapsed { .. } => 1,
+            Self::Split { .. } => 2,
+            Self::RootSplit { .. } => 3,
+        }
+    }
+}
+
 /// The events of one core, in the order in which it pushed them.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Events(Mutex<Vec<Event>>);
+pub(in crate::store) struct Events {
+    queue: Mutex<Vec<Event>>,
+    growth: Option<Arc<Growth>>,
+}
 
 impl Events {
+    /// A queue whose structure changes are counted.
+    pub(in crate::store) fn counted(growth: Arc<Growth>) -> Self {
+        Self { queue: Mutex::default(), growth: Some(growth) }
+    }
+
     fn queue(&self) -> MutexGuard<'_, Vec<Event>> {
         // Nothing that panics runs under the lock, and a queue of events is whole at any time.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(in crate::store) fn push(&self, event: Event) {
         self.queue().push(event);
+        if let Some(growth) = self.growth.as_ref().filter(|_| event.growth() > 0) {
+            growth.grew(event.growth());
+        }
     }
 
     /// Appends all events to `to`, the oldest first, and leaves none. What `to` had room for is

@@ -40,7 +40,7 @@ pub(super) use defect::WalDefect;
 pub(super) use {
     batch::{Batch, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES},
     group::{Lead, Wal},
-    leader::{Formed, Leader, NoBatch},
+    leader::{Formed, Leader, MAX_GROUP, NoBatch},
     record::{Effect, Operation},
     replay::{LogDamage, LogEnd, Replay},
     segments::{LogFormat, LogPosition, Segments},

@@ -121,7 +121,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let superblock = state.next_superblock(&begun, &change, is_close);
             (superblock, state.copies)
         };
-        superblocks::write(&self.namespace, &superblock, &mut copies).await?;
+        let written = superblocks::write(&self.namespace, &superblock, &mut copies);
+        self.log.shared().flush_of_others(written).await?;
         {
             let mut state = self.shared.state();
             let PageState { segments, map, freeze, .. } = &mut *state;
@@ -204,7 +205,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             };
             self.namespace.write(written.offset, written.buf).await?;
         }
-        self.namespace.flush().await?;
+        self.flush_namespace().await?;
         Ok(change)
     }
 

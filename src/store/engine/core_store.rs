@@ -12,11 +12,12 @@ use super::signal::{Progress, Signal};
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::{Error, Outcome, Result};
-use crate::store::btree::{Core, Nodes};
+use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
 use crate::store::env::Env;
 use crate::store::events::{Event, Events};
+use crate::store::growth::Growth;
 use crate::store::overlay::Access;
 use crate::store::pages::{Owner, SegmentName};
 use crate::store::state::Failure;
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     pub(super) requests: Mutex<Requests>,
     pub(super) max_log_bytes: u64,
     pub(super) log_limit: Arc<LogLimit>,
+    /// How much may wait to be durable together.
+    pub(super) growth: Arc<Growth>,
     events: Mutex<Vec<Arc<Events>>>,
     failure: Mutex<Option<Failure>>,
 }
@@ -68,7 +71,10 @@ impl Shared {
         keeper: Arc<Signal>,
         (max_log_bytes, log_limit): (u64, Arc<LogLimit>),
     ) -> Self {
-        let owner = state.lock().unwrap_or_else(PoisonError::into_inner).owner;
+        let (owner, most) = {
+            let state = lock(&state);
+            (state.owner, state.streams.growth_bytes())
+        };
         Self {
             name,
             owner,
@@ -85,6 +91,7 @@ impl Shared {
             requests: Mutex::default(),
             max_log_bytes,
             log_limit,
+            growth: Arc::new(Growth::new(most, IMAGE_BYTES as u64)),
             events: Mutex::default(),
             failure: Mutex::default(),
         }
@@ -120,7 +127,7 @@ impl Shared {
     }
 
     pub(super) fn add_queue(&self) -> Arc<Events> {
-        let queue = Arc::new(Events::default());
+        let queue = Arc::new(Events::counted(Arc::clone(&self.growth)));
         lock(&self.events).push(Arc::clone(&queue));
         queue
     }

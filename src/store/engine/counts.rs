@@ -16,6 +16,7 @@ pub(super) enum Count {
     Collapses,
     Drained,
     LogWaits,
+    GrowthWaits,
     MemoryWaits,
     Trims,
 }

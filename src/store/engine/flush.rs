@@ -53,7 +53,9 @@
 //! Some sets cannot be taken apart: all of a tree that grew before it was ever durable, or a family
 //! in which each child changed twice. [`Next::TooLarge`] says so. The caller asks again with the
 //! room of a *group*: several bundles that are named in one batch of the log, which makes them
-//! durable together. A [`Plan`] is such a group as soon as it has more than a bundle takes.
+//! durable together. A [`Plan`] is such a group as soon as it has more than a bundle takes. A group
+//! has an end too, so writers wait while so much may be such a set
+//! ([`growth_bytes`](Flusher::growth_bytes)).
 //!
 //! # Order
 //!
@@ -103,6 +105,8 @@ struct UnderWay {
     /// What its pages name as split from them.
     names: Vec<ChildWord>,
     freed: Vec<ChildWord>,
+    /// Pages that are gone, each with an heir that the bundle has, and whether that leads to it.
+    heirs: Vec<(PageId, PageId, bool)>,
 }
 
 /// What a durable bundle changes. Its entries (places, and what they replace) are in the bundle's
@@ -253,8 +257,9 @@ impl Flusher {
         self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)))
     }
 
-    /// The number from which on the log has to be kept. All numbers below `next_number` were
-    /// published *before* this call; a write whose event comes later has a number from there on.
+    /// The number from which on the log has to be kept. It only ever grows. A write whose event is
+    /// pushed after this call began has a number of `next_number` or above: all below were published
+    /// *before*, and what the overlay of the log's records still had then has none below either.
     pub(in crate::store) fn log_start(
         &mut self,
         next_number: u64,
@@ -288,6 +293,29 @@ impl Flusher {
     /// How many pages are dirty, those in bundles under way left out.
     pub(in crate::store) fn dirty_count(&self) -> usize {
         self.dirty.len()
+    }
+
+    /// The bytes of pages that may have to be durable together: those whose shape changed, and those
+    /// that are to inherit from pages that are gone. Each counts `least` bytes at least. As far as
+    /// events are drained; those in bundles under way are left out.
+    pub(in crate::store) fn growth_bytes(&self, pages: &impl Pages, least: usize) -> usize {
+        let heirs: BTreeSet<_> = self.structure.gone.values().flat_map(|gone| &gone.heirs).collect();
+        let due = heirs.into_iter().filter_map(|heir| match pages.look(*heir) {
+            Look::Live(live) if !pages.is_clean(*heir) => Some(live),
+            _ => None,
+        });
+        let grown = self.grown(pages).map(|(_, live)| live);
+        grown.chain(due).map(|live| live.bytes.max(least)).sum()
+    }
+
+    /// Pages whose shape is not durable.
+    fn grown(&self, pages: &impl Pages) -> impl Iterator<Item = (PageId, Live)> {
+        self.structure.flux.iter().filter_map(|(page, flux)| match pages.look(*page) {
+            Look::Live(live) if flux.durable != Some(live.epoch) && !self.under_way.contains_key(page) => {
+                Some((*page, live))
+            }
+            _ => None,
+        })
     }
 
     /// How many bundles are under way.
@@ -345,6 +373,15 @@ impl Flusher {
                 touched.extend(flux.split_from.iter().copied());
             }
             touched.insert(child.id());
+        }
+        for (page, heir, leads_there) in &done.heirs {
+            if let Some(gone) = self.structure.gone.get_mut(page) {
+                if *leads_there {
+                    gone.let_go.remove(heir);
+                } else {
+                    gone.let_go.insert(*heir);
+                }
+            }
         }
         for freed in &done.freed {
             self.under_way.remove(&freed.id());

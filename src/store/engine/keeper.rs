@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
-use super::flush::{BundleId, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
+use super::flush::{BundleId, Captured as PageOf, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
-use super::streams::{BundleLoad, Written};
+use super::streams::{BundleLoad, BundleRoom, NoPlace, Written};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Captured, CorePages, DurableHomes, Eviction, Home, Homes, Installed};
@@ -25,19 +25,19 @@ use crate::store::pace::either;
 use crate::store::pages::{
     Compression, Origin, PageFlags, PageHeader, PageKind, Temperature, Trailer, expiry_seconds,
 };
-use crate::store::wal::{BundleEntry, CoreLog};
-use crate::store::word::{ColdAddress, PageId, SecondWord};
+use crate::store::wal::{BundleEntry, CoreLog, MAX_GROUP};
+use crate::store::word::{ChildWord, ColdAddress, PageId, SecondWord};
 
 /// The keeper looks whether something is due at least this often.
 const BEAT: Duration = Duration::from_millis(10);
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
+/// While writers wait until less has to be durable together.
+const GROWTH_BYTES: usize = 1 << 20;
 /// A bundle of so many bytes is worth its trailer.
 const WORTHWHILE_BYTES: u64 = 32 << 10;
 /// What a dirty page is taken to have, in bytes.
 const PAGE_BYTES: u64 = 4096;
-/// What has to be durable together at most: a group of bundles.
-const GROUP_ROOM: FlushRoom = FlushRoom { bytes: 8 << 20, entries: 16 << 10 };
 /// How many bytes a core evicts at once for those that wait.
 const EVICTED_AT_ONCE: u64 = 128 << 10;
 
@@ -93,19 +93,30 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 continue;
             }
+            self.look_at_growth();
             let load = self.load_now().await;
+            let is_grown = self.shared.growth.is_reached();
             let is_crowded = self.shared.state().flusher.is_crowded();
             let due = pace.beat(&load, WORTHWHILE_BYTES).max(u64::from(is_crowded));
+            let due = if is_grown { u64::MAX } else { due };
             let is_full = load.log_used * 2 > load.log_limit;
             if due > 0 {
-                let reason = if load.wanted > 0 { Reason::Pressure } else { Reason::Age };
-                let due = usize::try_from(due).unwrap_or(usize::MAX);
-                if let Flushed::Bytes(bytes) = self.flush(due.min(BUNDLE_BYTES), reason).await? {
+                let (reason, most) = match load.wanted {
+                    _ if is_grown => (Reason::Growth, GROWTH_BYTES),
+                    0 => (Reason::Age, BUNDLE_BYTES),
+                    _ => (Reason::Pressure, BUNDLE_BYTES),
+                };
+                let due = usize::try_from(due).unwrap_or(usize::MAX).min(most);
+                if let Flushed::Bytes(bytes) = self.flush(due, reason).await? {
                     pace.flushed(bytes as u64);
                     self.shared.progress.tell();
                     if !is_full {
                         continue;
                     }
+                } else if is_grown {
+                    // What is to be written waits for somebody's next step, perhaps a writer's.
+                    self.shared.growth.let_pass();
+                    self.shared.progress.tell();
                 }
             }
             if is_full && !is_overlaid && self.can_start_later().await {
@@ -157,11 +168,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // Not the next number: some writes say that their pages are dirty only after they have
         // drawn their number, but all do before it is published.
         let next = self.log.log().stable_number();
+        // Looked at before the events are: what is in the trees by now has told of its pages.
         let overlaid = if self.shared.overlay.is_drained() { u64::MAX } else { self.shared.overlay.first() };
         let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-        state.flusher.log_start(next, &pages, &mut take).min(overlaid)
+        state.flusher.log_start(next.min(overlaid), &pages, &mut take)
     }
 
     fn durable_pages(&self) -> DurablePages<'_> {
@@ -174,27 +186,32 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut next = self.plan(room, budget, reason);
         if matches!(next, Next::TooLarge(_)) {
             // What has to be durable together goes into several bundles that one batch names.
-            next = self.plan(GROUP_ROOM, budget, reason);
+            let BundleRoom { bytes, entries } = self.shared.state().streams.group_room();
+            next = self.plan(FlushRoom { bytes, entries }, budget, reason);
         }
         let plan = match next {
             Next::Bundle(plan) => plan,
             Next::Nothing => return Ok(Flushed::Nothing),
             Next::Waits => return Ok(Flushed::Waits),
-            Next::TooLarge(pages) => {
-                let why = format!("{} pages have to be durable together, more than fit", pages.len());
-                return Err(Error::new(ErrorKind::LimitReached, "flush store").because(why));
-            }
+            Next::TooLarge(pages) => return Err(too_large(pages.len())),
         };
+        let Plan { bundle, newest, .. } = plan;
         let bytes = plan.pages.iter().map(|page| page.stored_bytes).sum();
-        let (bundle, newest, group) = (plan.bundle, plan.newest, self.build(plan)?);
-        let mut sealed = Vec::with_capacity(group.len());
-        for Written { sealed: bundle, offset, buf } in group {
+        let loads = self.divide(&plan)?;
+        let mut sealed = Vec::with_capacity(loads.len());
+        let (mut pages, mut freed) = (&plan.pages[..], &plan.freed[..]);
+        for load in &loads {
+            let (now, freed_now);
+            (now, pages) = pages.split_at(load.entries);
+            (freed_now, freed) = freed.split_at(load.freed);
+            let Written { sealed: bundle, offset, buf } = self.build(load, now, freed_now);
             self.namespace.write(offset, buf).await?;
             sealed.push(bundle.written(&self.shared.state().clock));
         }
+        drop(plan);
         let flush = self.shared.state().clock.begin();
         if !Defects::now().has(EngineDefect::NamedBeforeFlushed) {
-            self.namespace.flush().await?;
+            self.flush_namespace().await?;
         }
         let (mut entries, mut trailers) = (Vec::new(), Vec::new());
         for bundle in sealed {
@@ -213,7 +230,34 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             count(Count::Groups);
         }
         self.install_group(&trailers, bundle);
+        self.look_at_growth();
         Ok(Flushed::Bytes(bytes))
+    }
+
+    /// Looks how much may have to be durable together, and lets writers go on, or wait. Any core may
+    /// do that.
+    pub(super) fn look_at_growth(&self) {
+        let growth = &self.shared.growth;
+        let was_reached = growth.is_reached();
+        let told = growth.told();
+        {
+            let mut state = self.shared.state();
+            let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
+            let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
+            if !state.flusher.drain(&pages, &mut take) {
+                return;
+            }
+            let least = state.streams.least_page_bytes();
+            growth.saw(told, state.flusher.growth_bytes(&pages, least) as u64);
+        }
+        if was_reached && !growth.is_reached() {
+            self.shared.progress.tell();
+        }
+    }
+
+    /// What was written before is durable. If that fails, the log fails too.
+    pub(super) async fn flush_namespace(&self) -> Result<()> {
+        self.log.shared().flush_of_others(self.namespace.flush()).await
     }
 
     fn bundle_room(&self) -> Result<FlushRoom> {
@@ -231,52 +275,49 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         state.flusher.next_bundle(&pages, &mut take, room, budget, reason)
     }
 
-    /// Puts it there: into one bundle, or into as many as it takes.
-    fn build(&self, plan: Plan<Captured>) -> Result<Vec<Written>> {
+    /// Divides it into one bundle, or as many as it takes, and opens their segments. No page has
+    /// been told a place if there are not enough of them.
+    fn divide(&self, plan: &Plan<Captured>) -> Result<Vec<BundleLoad>> {
+        let lengths: Vec<usize> = plan.pages.iter().map(|page| page.stored_bytes).collect();
+        let mut state = self.shared.state();
+        let PageState { streams, segments, flusher, .. } = &mut *state;
+        let loads = streams.reserve(segments, Temperature::Hot, (&lengths, plan.freed.len()), MAX_GROUP);
+        loads.map_err(|why| {
+            flusher.failed(plan.bundle);
+            match why {
+                NoPlace::NoSegment => self.no_room("flush store"),
+                NoPlace::TooMany => too_large(plan.pages.len()),
+            }
+        })
+    }
+
+    /// Builds one of them, and tells its pages their places.
+    fn build(&self, load: &BundleLoad, pages: &[PageOf<Captured>], freed: &[ChildWord]) -> Written {
         let homes = self.shared.nodes.homes();
-        let mut group = Vec::new();
-        let (mut pages, mut freed) = (&plan.pages[..], &plan.freed[..]);
-        while !pages.is_empty() || !freed.is_empty() {
-            let mut state = self.shared.state();
-            let PageState { streams, segments, .. } = &mut *state;
-            let room = streams.room(segments, Temperature::Hot).map_err(|_| self.no_room("flush store"))?;
-            let mut load = BundleLoad::default();
-            for page in pages.iter().take(room.entries) {
-                if load.pages_bytes + page.stored_bytes > room.bytes {
-                    break;
+        let mut state = self.shared.state();
+        let number = state.next_bundle();
+        let PageState { streams, segments, .. } = &mut *state;
+        streams.room(segments, Temperature::Hot).expect("its segment is open");
+        let (written, entries) =
+            streams.build(segments, (Temperature::Hot, number), load, |builder, buffer| {
+                let mut entries = Vec::with_capacity(pages.len());
+                for page in pages {
+                    let image = &page.content.image;
+                    let replaces = homes.get(page.page.id()).map(|home| home.address);
+                    let origin = Origin { is_cold_stream: false, is_moved: false, replaces };
+                    let header = header_of(&page.content);
+                    entries.push(builder.append(buffer, &header, (image, image.len()), origin)?);
                 }
-                load.pages_bytes += page.stored_bytes;
-                load.entries += 1;
-            }
-            // An entry of a trailer is as long as four freed ids.
-            load.freed = freed.len().min((room.entries - load.entries) * 4);
-            let (now, later) = pages.split_at(load.entries);
-            let (free_now, free_later) = freed.split_at(load.freed);
-            let number = state.next_bundle();
-            let PageState { streams, segments, .. } = &mut *state;
-            let (written, entries) =
-                streams.build(segments, (Temperature::Hot, number), &load, |builder, buffer| {
-                    let mut entries = Vec::with_capacity(now.len());
-                    for page in now {
-                        let image = &page.content.image;
-                        let replaces = homes.get(page.page.id()).map(|home| home.address);
-                        let origin = Origin { is_cold_stream: false, is_moved: false, replaces };
-                        let header = header_of(&page.content);
-                        entries.push(builder.append(buffer, &header, (image, image.len()), origin)?);
-                    }
-                    free_now.iter().try_for_each(|freed| builder.free(buffer, *freed))?;
-                    Ok(entries)
-                });
-            drop(state);
-            let pin = self.core.pin_with(Room::Reserve);
-            for (page, entry) in now.iter().zip(entries) {
-                // False: it was changed meanwhile, and is dirty.
-                _ = pin.install_flushed(&page.content, entry.place);
-            }
-            (pages, freed) = (later, free_later);
-            group.push(written);
+                freed.iter().try_for_each(|freed| builder.free(buffer, *freed))?;
+                Ok(entries)
+            });
+        drop(state);
+        let pin = self.core.pin_with(Room::Reserve);
+        for (page, entry) in pages.iter().zip(entries) {
+            // False: it was changed meanwhile, and is dirty.
+            _ = pin.install_flushed(&page.content, entry.place);
         }
-        Ok(group)
+        written
     }
 
     /// The bundles of a group are durable.
@@ -347,6 +388,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 pub(super) enum Who {
     Keeper,
     Anyone,
+}
+
+fn too_large(pages: usize) -> Error {
+    let why = format!("{pages} pages have to be durable together, more than fit");
+    Error::new(ErrorKind::LimitReached, "flush store").because(why)
 }
 
 /// What a page's header says of its content.

@@ -50,6 +50,7 @@
 //! | a task is dropped, nothing under way | the others are told, and take over |
 //! | a task is dropped with a write or flush under way | the log fails: nobody can know what became of the bytes, and an error of a flush is said only once |
 //! | a write or a flush fails | the log fails, for ever: who waits gets [`Outcome::Unknown`], who wants to write [`Outcome::NotStarted`] |
+//! | a flush of others on the namespace fails | the same ([`LogDriver::flush_of_others`]) |
 //!
 //! # Segments
 //!
@@ -58,7 +59,7 @@
 //! flushed, and the rest waits until [`LogDriver::segments_came`]. Bundles are still named then, in
 //! the room that the leader keeps for them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -135,6 +136,30 @@ impl CoreSlot {
     }
 }
 
+/// A flush that is not the log's. If nobody hears how it ends, the log fails.
+struct OthersFlush<'l> {
+    log: &'l LogDriver,
+    has_ended: bool,
+}
+
+impl<'l> OthersFlush<'l> {
+    fn begin(log: &'l LogDriver) -> Self {
+        log.others.fetch_add(1, Ordering::Relaxed);
+        Self { log, has_ended: false }
+    }
+}
+
+impl Drop for OthersFlush<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let error = Error::new(ErrorKind::Cancelled, "flush store")
+                .because("the core that was at it went away, and what became of it is not known");
+            self.log.fail(&error);
+        }
+        self.log.others.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The log of a store and what drives it, shared by its cores.
 pub(in crate::store) struct LogDriver {
     wal: Wal,
@@ -149,6 +174,8 @@ pub(in crate::store) struct LogDriver {
     /// A write, or a flush, is under way. Changed while the leader is locked.
     is_writing: AtomicBool,
     is_flushing: AtomicBool,
+    /// How many flushes that are not the log's are under way.
+    others: AtomicU32,
     has_failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
 }
@@ -183,6 +210,7 @@ impl LogDriver {
             formed,
             is_writing: AtomicBool::new(false),
             is_flushing: AtomicBool::new(false),
+            others: AtomicU32::new(0),
             has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
         })
@@ -260,14 +288,61 @@ impl LogDriver {
         self.has_failed.load(Ordering::Acquire)
     }
 
-    /// Nothing is written any more. The first error is what everybody gets.
+    /// Flushes the namespace for what is not the log's. The device says only once that it lost what
+    /// it had taken, to whichever flush comes first, and the next one succeeds. So every flush counts
+    /// for everybody: if this one fails, so does the log; and if the log has failed by then, what was
+    /// written before this flush is not known to be durable either.
+    ///
+    /// A flush of the log that ends in the same turn of a core counts only after this one's
+    /// ([`LogDriver::hear_others`]). Two cores have no such order: between the end of a flush on the
+    /// device and the turn of its core, another core may count on what that flush has lost.
+    ///
+    /// # Errors
+    ///
+    /// The flush's, which the caller makes known, or the log's.
+    pub(in crate::store) async fn flush_of_others(
+        &self,
+        flush: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        let mut under_way = OthersFlush::begin(self);
+        let flushed = flush.await;
+        under_way.has_ended = true;
+        if let Err(error) = &flushed {
+            self.give_up(error);
+        }
+        drop(under_way);
+        flushed?;
+        self.failure("flush store", Outcome::Unknown).map_or(Ok(()), Err)
+    }
+
+    /// Lets others on this core hear first of flushes that ended.
+    async fn hear_others(&self) {
+        if self.others.load(Ordering::Relaxed) > 0 {
+            yield_now().await;
+        }
+    }
+
+    /// The log's own write or flush failed.
     fn fail(&self, error: &Error) {
-        lock(&self.failure).get_or_insert_with(|| Failure::of(error));
+        if self.give_up(error) {
+            tracing::error!("the log failed: {error}");
+        }
+    }
+
+    /// Nothing is written any more, and nothing becomes durable. The first error is what everybody
+    /// gets; whether it is this one.
+    fn give_up(&self, error: &Error) -> bool {
+        let is_first = {
+            let mut failure = lock(&self.failure);
+            let is_first = failure.is_none();
+            failure.get_or_insert_with(|| Failure::of(error));
+            is_first
+        };
         self.has_failed.store(true, Ordering::Release);
-        tracing::error!("the log failed: {error}");
         // Whoever has the leader now sees it with the next look.
         drop(self.try_lead());
         self.slots.iter().for_each(CoreSlot::tell);
+        is_first
     }
 
     /// The error that everybody gets, if the log has failed.

@@ -33,7 +33,8 @@ impl Numbers for Logged<'_, '_> {
     }
 }
 
-/// The number of a write that is in the log already.
+/// The number of a write that has drawn it before: of a record that is in the log already, or of a
+/// transaction. Writes with larger numbers may have come to the same leaf meanwhile, or before.
 pub(super) struct Known(pub(super) u64);
 
 impl Numbers for Known {
@@ -43,6 +44,10 @@ impl Numbers for Known {
 
     fn draw(&mut self) -> u64 {
         self.0
+    }
+
+    fn may_be_older(&self) -> bool {
+        true
     }
 }
 
@@ -148,15 +153,21 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.log.wait(number).await
     }
 
-    /// Waits while the log is as long as it may be.
+    /// Waits while the log is as long as it may be, and while as much as may be has to become durable
+    /// together.
     pub(super) async fn wait_for_log(&self) -> Result<()> {
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_failed("write to store", Outcome::NotStarted)?;
-            if !self.shared.log_limit.is_reached() {
-                return Ok(());
+            if self.shared.growth.is_reached() {
+                // It may be much less than what was counted.
+                self.look_at_growth();
             }
-            count(Count::LogWaits);
+            match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
+                (false, false) => return Ok(()),
+                (true, _) => count(Count::LogWaits),
+                (false, true) => count(Count::GrowthWaits),
+            }
             self.shared.keeper.set();
             self.shared.progress.since(moment).await;
         }

@@ -1,10 +1,13 @@
 //! Tests of the whole engine: what is written is found, now, after closing, and after a crash.
 
 mod crash;
+mod faults;
+mod overlay;
 mod scan;
 mod transaction;
 mod trees;
 mod update;
+mod young;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -69,6 +72,16 @@ fn on_a_disk(size_bytes: u64, test: impl AsyncFn(Disk)) {
     let world = World::new(7);
     let disk = Disk::new(MemoryOptions::disk(size_bytes), 1);
     world.core("core").block_on(test(disk));
+}
+
+/// The process dies with this world.
+fn a_life<R: 'static>(disk: &Disk, life: impl AsyncFnOnce(Disk) -> R + 'static) -> R {
+    let world = World::new(7);
+    let core = world.core("core");
+    let result = core.block_on(life(disk.attach_again()));
+    disk.kill();
+    core.crash();
+    result
 }
 
 #[test]

@@ -56,7 +56,8 @@ impl<M: NodeMemory, H: DurableHomes> Pages for CorePages<'_, M, H> {
             State::Removed | State::Moved => Look::Gone(epoch),
             State::Live => {
                 let pending = pending(node).map(|split| split.right);
-                Look::Live(Live { epoch, level: node.level(), pending })
+                let bytes = usize::try_from(node.len_bytes()).expect("it is in memory");
+                Look::Live(Live { epoch, level: node.level(), bytes, pending })
             }
         }
     }

@@ -11,6 +11,8 @@ use crate::store::word::{ChildWord, PageId};
 
 /// How often a set is held against new events, or a page captured anew, before it is left for now.
 const MAX_ROUNDS: usize = 16;
+/// So many seeds are tried whose pages do not fit: each may cost the captures of a whole bundle.
+const MAX_TOO_LARGE: usize = 8;
 /// An inner page with so many children in flux goes first.
 const CROWD: usize = 32;
 
@@ -21,6 +23,8 @@ pub(in crate::store) enum Reason {
     Age,
     /// The evicter waits for pages: those that it [wants](Flusher::want) come first.
     Pressure,
+    /// As much as may be has to be durable together: that is written, and what it needs.
+    Growth,
     /// Everything is to be durable, inner pages too.
     Close,
 }
@@ -88,7 +92,7 @@ impl Flusher {
             return Next::Waits;
         }
         let mut left_out = BTreeSet::new();
-        let mut too_large = None;
+        let (mut too_large, mut tried) = (None, 0);
         let mut most = usize::MAX;
         let mut is_waiting = false;
         for _ in 0..MAX_ROUNDS {
@@ -97,7 +101,7 @@ impl Flusher {
             let (mut accepted, mut spoilt) = (Vec::new(), false);
             while set.bytes() < budget_bytes.min(room.bytes) && accepted.len() < most {
                 let before = hand;
-                let Some(seed) = self.next_seed(&mut seeds, &mut hand, &left_out) else { break };
+                let Some(seed) = self.next_seed(reason, &mut seeds, &mut hand, &left_out) else { break };
                 if set.contains(seed) {
                     continue;
                 }
@@ -121,6 +125,10 @@ impl Flusher {
                         left_out.insert(seed);
                         seeds.extend(needed.iter().filter(|page| !left_out.contains(page)));
                         too_large.get_or_insert(needed);
+                        tried += 1;
+                        if tried >= MAX_TOO_LARGE {
+                            break;
+                        }
                     }
                 }
             }
@@ -177,14 +185,17 @@ impl Flusher {
         if reason == Reason::Pressure {
             seeds.extend(&self.wanted);
         }
-        if reason == Reason::Close {
-            seeds.extend(self.structure.flux.keys());
+        match reason {
+            Reason::Growth => seeds.extend(self.grown(pages).map(|(page, _)| page)),
+            Reason::Close => seeds.extend(self.structure.flux.keys()),
+            Reason::Age | Reason::Pressure => {}
         }
         (seeds, self.hand)
     }
 
     fn next_seed(
         &self,
+        reason: Reason,
         seeds: &mut VecDeque<PageId>,
         hand: &mut Option<Place>,
         left_out: &BTreeSet<PageId>,
@@ -194,6 +205,9 @@ impl Flusher {
             if !is_out(seed) {
                 return Some(seed);
             }
+        }
+        if reason == Reason::Growth {
+            return None;
         }
         let place = self.dirty.round(*hand).find(|(_, page)| !is_out(*page))?;
         *hand = Some(place);
@@ -379,6 +393,11 @@ impl Flusher {
         self.last_bundle += 1;
         let bundle = BundleId(self.last_bundle);
         let mut under_way = UnderWay { freed: freed.clone(), ..UnderWay::default() };
+        for (page, gone) in &self.structure.gone {
+            let by = set.stated(*page).map(|(by, _)| by);
+            let heirs = gone.heirs.iter().filter(|heir| set.contains(**heir));
+            under_way.heirs.extend(heirs.map(|heir| (*page, *heir, by == Some(*heir))));
+        }
         let (mut written, mut newest) = (Vec::with_capacity(set.len()), 0);
         for (page, Member { captured, dirt }) in set.into_members() {
             self.under_way.insert(page, bundle);

@@ -20,6 +20,8 @@ pub(in crate::store) struct Live {
     pub(in crate::store) epoch: Epoch,
     /// 0 for leaves.
     pub(in crate::store) level: u8,
+    /// What its node takes in memory; its image is not longer.
+    pub(in crate::store) bytes: usize,
     /// The new page that its last split names, for as long as the page remembers it.
     pub(in crate::store) pending: Option<ChildWord>,
 }

@@ -52,6 +52,8 @@ pub(super) struct Gone {
     pub(super) tree: u32,
     /// Pages that may have its range, or its content.
     pub(super) heirs: BTreeSet<PageId>,
+    /// Heirs whose durable image, as far as it was written since, does not lead to the page.
+    pub(super) let_go: BTreeSet<PageId>,
     /// What the log has to keep for it.
     pub(super) from: Option<u64>,
     /// Its range is another page's now: rule 5.
@@ -141,7 +143,8 @@ impl Structure {
     fn goes(&mut self, tree: u32, gone: ChildWord, heir: PageId, is_removal: bool, pages: &impl Pages) {
         // Another visitor's step may have been the one, long ago, and the id may be another page's.
         if pages.look(gone.id()) == Look::Gone(gone.epoch()) {
-            let new = Gone { tree, heirs: BTreeSet::new(), from: None, is_removal };
+            let (heirs, let_go) = Default::default();
+            let new = Gone { tree, heirs, let_go, from: None, is_removal };
             self.gone.entry(gone.id()).or_insert(new).heirs.insert(heir);
         }
     }
@@ -215,6 +218,10 @@ impl Structure {
     /// Heirs that are gone have to be free too. Two pages may be heirs of each other then: both
     /// halves of a root that was split, if both are gone by now. So this looks at all that follow
     /// from the page, each once.
+    ///
+    /// An heir that is not in memory has nothing to be written, but it may lead to the page: a step
+    /// that was begun there, and not done, makes it an heir too. Whether it does was seen when it
+    /// was written last.
     pub(super) fn is_free(
         &self,
         page: PageId,
@@ -229,7 +236,7 @@ impl Structure {
                     Look::Live(_) => written(*heir),
                     Look::Gone(_) => self.gone.contains_key(heir),
                     Look::Free => true,
-                    Look::Cold(_) => false,
+                    Look::Cold(_) => gone.let_go.contains(heir),
                 })
                 && gone.heirs.iter().any(|heir| written(*heir) || self.gone.contains_key(heir));
             if !is_candidate {

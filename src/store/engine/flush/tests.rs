@@ -19,13 +19,22 @@ fn word(page: u64, epoch: u32) -> ChildWord {
 
 /// Pages of one byte each that are what the test says.
 #[derive(Default)]
-struct Fake(RefCell<BTreeMap<PageId, (Live, Vec<ChildWord>)>>);
+struct Fake {
+    live: RefCell<BTreeMap<PageId, (Live, Vec<ChildWord>)>>,
+    /// What those are that are not live: if it is not said, free.
+    other: RefCell<BTreeMap<PageId, Look>>,
+}
 
 impl Fake {
     fn set(&self, page: u64, epoch: u32, pending: Option<ChildWord>, children: &[ChildWord]) {
         let epoch = Epoch::new(epoch).expect("small");
-        let live = Live { epoch, level: u8::from(!children.is_empty()), pending };
-        self.0.borrow_mut().insert(id(page), (live, children.to_vec()));
+        let live = Live { epoch, level: u8::from(!children.is_empty()), bytes: 64, pending };
+        self.live.borrow_mut().insert(id(page), (live, children.to_vec()));
+    }
+
+    fn set_other(&self, page: u64, look: Look) {
+        self.live.borrow_mut().remove(&id(page));
+        self.other.borrow_mut().insert(id(page), look);
     }
 }
 
@@ -33,11 +42,12 @@ impl Pages for Fake {
     type Content = ();
 
     fn look(&self, page: PageId) -> Look {
-        self.0.borrow().get(&page).map_or(Look::Free, |(live, _)| Look::Live(*live))
+        let other = || self.other.borrow().get(&page).copied().unwrap_or(Look::Free);
+        self.live.borrow().get(&page).map_or_else(other, |(live, _)| Look::Live(*live))
     }
 
     fn stated(&self, parent: PageId, child: PageId) -> Option<Epoch> {
-        let pages = self.0.borrow();
+        let pages = self.live.borrow();
         pages.get(&parent)?.1.iter().find(|other| other.id() == child).map(|child| child.epoch())
     }
 
@@ -47,7 +57,7 @@ impl Pages for Fake {
     }
 
     fn capture(&self, page: PageId) -> Capture<()> {
-        let pages = self.0.borrow();
+        let pages = self.live.borrow();
         let Some((live, children)) = pages.get(&page) else { return Capture::Free };
         Capture::Image(Captured {
             page: ChildWord::new(page, live.epoch),
@@ -196,6 +206,36 @@ fn pages_that_do_not_fit_together_are_named_and_those_that_others_need_go_first(
     assert!(matches!(flusher.next_bundle(&fake, &mut take, small, 2, Reason::Pressure), Next::Waits));
     flusher.durable(first, &fake);
     assert_eq!(bundle(flusher.next_bundle(&fake, &mut take, small, 2, Reason::Pressure)).1, [11]);
+}
+
+/// The page was to be removed from an inner page that was split before it came to that. The half
+/// that does not have it is written, and evicted, and then it is removed from the other one.
+#[test]
+fn an_heir_that_was_evicted_does_not_hold_back_an_id() {
+    let (fake, mut flusher) = (Fake::default(), Flusher::new(1, None));
+    let (gone, right) = (word(20, 1), word(12, 0));
+    fake.set_other(20, Look::Gone(gone.epoch()));
+    fake.set(11, 1, Some(right), &[word(21, 0)]);
+    fake.set(12, 0, None, &[word(20, 0)]);
+    let removed = |parent| Event::Removed { tree: 1, parent: id(parent), gone };
+    let mut take = looks(&[&[removed(11), Event::Split { tree: 1, page: id(11), new: right }]]);
+    let next = |flusher: &mut Flusher, take: &mut dyn FnMut(&mut Vec<Event>)| match flusher.next_bundle(
+        &fake,
+        &mut |to: &mut Vec<Event>| take(to),
+        ROOM,
+        100,
+        Reason::Age,
+    ) {
+        Next::Bundle(plan) => plan,
+        other => panic!("{other:?} is no bundle"),
+    };
+    let plan = next(&mut flusher, &mut take);
+    assert_eq!((plan.pages.len(), &plan.freed[..]), (2, &[][..]), "the right half leads there");
+    flusher.durable(plan.bundle, &fake);
+    fake.set_other(11, Look::Cold(Epoch::new(1).expect("small")));
+    fake.set(12, 0, None, &[word(22, 0)]);
+    let plan = next(&mut flusher, &mut looks(&[&[removed(12)]]));
+    assert_eq!((plan.pages.len(), &plan.freed[..]), (1, &[word(20, 2)][..]));
 }
 
 #[test]

@@ -202,6 +202,7 @@ impl LogDriver {
     }
 
     async fn flushed(&self) {
+        self.hear_others().await;
         let mut lead = self.lead().await;
         let durable = lead.flushed();
         self.is_flushing.store(false, Ordering::Relaxed);

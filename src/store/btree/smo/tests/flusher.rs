@@ -94,6 +94,7 @@ impl Pages for World<'_> {
             Body::Live(_) => Look::Live(Live {
                 epoch: word.epoch,
                 level: self.level(page),
+                bytes: 64,
                 pending: word.pending.as_ref().map(|split| split.right),
             }),
         }
