@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::counts::{Count, count};
+use super::drain::Draining;
 use super::in_flight::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
 use super::state::PageState;
 use crate::block::Namespace;
-use crate::error::{Error, Outcome, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Core, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub(super) state: Arc<Mutex<PageState>>,
     /// What the log had when the store was opened, until the tree has it.
     pub(super) overlay: LateOverlay,
+    pub(super) draining: Draining,
     trees: Mutex<Trees>,
     pub(super) loads: Loads,
     pub(super) round: Arc<Round>,
@@ -54,6 +56,8 @@ pub(super) struct Requests {
     /// Checkpoints that were asked for, and those that are complete: numbers of requests.
     pub(super) wanted: u64,
     pub(super) done: u64,
+    /// Requests up to this one were refused, and why.
+    pub(super) refused: (u64, Option<(ErrorKind, String)>),
     /// Whether the store closes: the last checkpoint includes everything.
     pub(super) is_closing: bool,
     /// The keeper has ended.
@@ -77,6 +81,7 @@ impl Shared {
             log,
             state,
             overlay: LateOverlay::default(),
+            draining: Draining::default(),
             trees: Mutex::default(),
             loads: Loads::default(),
             round: Arc::default(),
@@ -130,12 +135,56 @@ impl Shared {
         lock(&self.failure).get_or_insert_with(|| Failure::of(error));
         tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
+        self.draining.wake();
         self.progress.tell();
+    }
+
+    /// The store was closed, or has failed: what runs in the background ends.
+    pub(super) fn is_over(&self) -> bool {
+        self.requests().is_closed || lock(&self.failure).is_some()
+    }
+
+    /// The error for who wants to write to a store that has failed, or is being closed.
+    pub(super) fn check_writable(&self, operation: &'static str) -> Result<()> {
+        self.check_failed(operation, Outcome::NotStarted)?;
+        if self.requests().is_closing {
+            let closed = Error::new(ErrorKind::Closed, operation).because("the store was closed");
+            return Err(closed.outcome_is(Outcome::NotStarted));
+        }
+        Ok(())
     }
 
     /// The error of the failure, if there was one.
     pub(super) fn check_failed(&self, operation: &'static str, outcome: Outcome) -> Result<()> {
         lock(&self.failure).as_ref().map_or(Ok(()), |failure| Err(failure.error(operation, outcome)))
+    }
+}
+
+/// What runs in the background, as others see it: if it goes away before it is done, the store
+/// fails, and nobody waits for it for ever.
+pub(super) struct Duty {
+    shared: Arc<Shared>,
+    name: &'static str,
+    is_done: bool,
+}
+
+impl Duty {
+    pub(super) fn new(shared: &Arc<Shared>, name: &'static str) -> Self {
+        Self { shared: Arc::clone(shared), name, is_done: false }
+    }
+
+    /// It has come to its end, or has said why not.
+    pub(super) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let why = format!("the task `{}` went away before it was done", self.name);
+            self.shared.fail(&Error::new(ErrorKind::Cancelled, "keep store").because(why));
+        }
     }
 }
 

@@ -7,9 +7,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::core_store::CoreStore;
+use super::core_store::{CoreStore, Duty};
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
+use super::drain::AGAIN;
 use super::flush::{BundleId, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
 use super::streams::{BundleLoad, Written};
@@ -20,7 +21,6 @@ use crate::store::cache::Room;
 use crate::store::cache::hand::{Attempt, Look, Resident, Sweep};
 use crate::store::env::Env;
 use crate::store::events::Event;
-use crate::store::overlay;
 use crate::store::pace::either;
 use crate::store::pages::{
     Compression, Origin, PageFlags, PageHeader, PageKind, Temperature, Trailer, expiry_seconds,
@@ -66,34 +66,41 @@ enum Flushed {
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// The keeper's task, until the store is closed or has failed.
-    pub(super) async fn keep(self: Rc<Self>) {
+    pub(super) async fn keep(self: Rc<Self>, duty: Duty) {
         if let Err(error) = self.keep_on().await {
             self.shared.fail(&error);
         }
+        duty.done();
         self.shared.requests().is_closed = true;
+        self.shared.draining.wake();
         self.shared.progress.tell();
     }
 
     async fn keep_on(&self) -> Result<()> {
         let mut pace = Pace::default();
-        let mut hand = overlay::Hand::default();
+        // No checkpoint before this, unless it is asked for: a read for the last one failed.
+        let mut not_before = self.env.now();
+        // How long the log was after the last checkpoint, or when what is left in the overlay was
+        // carried on.
+        let (mut was_long, mut has_shrunk) = (0, false);
         loop {
             let (is_asked, wanted, is_closing) = {
                 let requests = self.shared.requests();
-                (requests.wanted > requests.done, requests.wanted, requests.is_closing)
+                let answered = requests.done.max(requests.refused.0);
+                (requests.wanted > answered, requests.wanted, requests.is_closing)
             };
-            let is_overlaid = self.drain_overlay(&mut hand).await?;
-            if is_asked && !is_overlaid {
-                while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {}
-                self.take_checkpoint(is_closing).await?;
-                self.shared.requests().done = wanted;
-                self.shared.progress.tell();
-                if is_closing {
+            let is_through = self.shared.draining.is_through(&self.shared.overlay);
+            if is_asked && is_through {
+                if self.answer(wanted, is_closing).await? {
                     return Ok(());
                 }
+                has_shrunk = true;
                 continue;
             }
             let load = self.load_now().await;
+            if std::mem::take(&mut has_shrunk) {
+                was_long = load.log_used;
+            }
             let is_crowded = self.shared.state().flusher.is_crowded();
             let due = pace.beat(&load, WORTHWHILE_BYTES).max(u64::from(is_crowded));
             let is_full = load.log_used * 2 > load.log_limit;
@@ -108,15 +115,47 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     }
                 }
             }
-            if is_full && !is_overlaid && self.can_start_later().await {
-                self.take_checkpoint(false).await?;
-                self.shared.progress.tell();
-                continue;
+            if is_full && is_through {
+                if self.can_start_later().await {
+                    if self.env.now() >= not_before {
+                        match self.load_overlaid_frames().await {
+                            Ok(()) => {
+                                self.take_checkpoint(false).await?;
+                                has_shrunk = true;
+                                self.shared.progress.tell();
+                                continue;
+                            }
+                            Err(error) => {
+                                tracing::warn!("{}: no checkpoint for now: {error}", self.shared.name);
+                                not_before = self.env.now() + AGAIN;
+                            }
+                        }
+                    }
+                } else if load.log_used >= was_long + load.log_limit / 8 {
+                    was_long = load.log_used;
+                    self.shared.draining.carry_on(&self.shared.overlay);
+                }
             }
-            if !is_overlaid {
-                either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
-            }
+            either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
         }
+    }
+
+    /// Takes the checkpoint that was asked for, if all can be read that it needs. Whether that was
+    /// the last thing to do.
+    async fn answer(&self, wanted: u64, is_closing: bool) -> Result<bool> {
+        if let Err(error) = self.load_overlaid_frames().await {
+            let mut requests = self.shared.requests();
+            requests.refused = (wanted, Some((error.kind(), error.to_string())));
+            requests.is_closing = false;
+            drop(requests);
+            self.shared.progress.tell();
+            return Ok(false);
+        }
+        while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {}
+        self.take_checkpoint(is_closing).await?;
+        self.shared.requests().done = wanted;
+        self.shared.progress.tell();
+        Ok(is_closing)
     }
 
     /// What the pace depends on.
@@ -157,11 +196,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // Not the next number: some writes say that their pages are dirty only after they have
         // drawn their number, but all do before it is published.
         let next = self.log.log().stable_number();
-        let overlaid = if self.shared.overlay.is_drained() { u64::MAX } else { self.shared.overlay.first() };
+        // Before the flusher looks: what is drained after that has said before that pages are dirty.
+        let overlaid = self.shared.draining.needs_from(&self.shared.overlay);
         let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-        state.flusher.log_start(next, &pages, &mut take).min(overlaid)
+        state.flusher.log_start(next.min(overlaid), &pages, &mut take)
     }
 
     fn durable_pages(&self) -> DurablePages<'_> {

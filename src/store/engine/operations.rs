@@ -12,7 +12,6 @@ use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::{Claimed, Newest, TreeRoot as OverlaidTree};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
-use crate::store::word::ChildWord;
 
 /// The numbers of one record.
 pub(super) struct Logged<'r, 'a> {
@@ -152,7 +151,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     pub(super) async fn wait_for_log(&self) -> Result<()> {
         loop {
             let moment = self.shared.progress.now();
-            self.shared.check_failed("write to store", Outcome::NotStarted)?;
+            self.shared.check_writable("write to store")?;
             if !self.shared.log_limit.is_reached() {
                 return Ok(());
             }
@@ -204,7 +203,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Puts what a claim says into the tree.
-    fn install(
+    pub(super) fn install(
         &self,
         tree: TreeRoot,
         claim: &crate::store::overlay::Claim<'_>,
@@ -217,41 +216,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let pin = self.core.pin_with(Room::Ordinary);
         pin.write(tree, record.key, change, &mut Known(record.number)).map(drop)
-    }
-
-    /// Brings some of what the overlay has into the tree; whether there is more.
-    ///
-    /// # Errors
-    ///
-    /// As for loading a page.
-    pub(super) async fn drain_overlay(&self, hand: &mut crate::store::overlay::Hand) -> Result<bool> {
-        const AT_ONCE: usize = 64;
-        let overlay = std::sync::Arc::clone(&self.shared.overlay);
-        if overlay.is_drained() {
-            return Ok(false);
-        }
-        let root_of = |tree: u32| self.shared.trees().root_of(tree).map(|tree| tree.root.bits());
-        let taken = overlay.take_next(hand, AT_ONCE, root_of);
-        for place in taken {
-            let (OverlaidTree { tree, root }, _) = place;
-            let tree = TreeRoot { tree, root: ChildWord::from_bits(root) };
-            loop {
-                let refusal = match overlay.claim_at(place) {
-                    Claimed::Nothing => break,
-                    Claimed::Busy => Refusal::Again,
-                    Claimed::Mine(claim) => match self.install(tree, &claim) {
-                        Ok(()) => {
-                            claim.finish();
-                            count(Count::Drained);
-                            break;
-                        }
-                        Err(refusal) => refusal,
-                    },
-                };
-                self.overcome(refusal, Who::Keeper).await?;
-            }
-        }
-        Ok(!overlay.is_drained())
     }
 }
 
