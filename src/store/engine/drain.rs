@@ -36,7 +36,6 @@ use std::time::Duration;
 use super::core_store::{CoreStore, Duty};
 use super::counts::{Count, count};
 use super::in_flight::What;
-use super::keeper::Who;
 use super::signal::Signal;
 use crate::block::Namespace;
 use crate::error::{Outcome, Result};
@@ -206,7 +205,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if missing.is_some_and(|missing| unreadable.contains(&missing)) {
                 return Ok(Some(number));
             }
-            if let Err(error) = self.overcome(refusal, Who::Anyone).await {
+            if let Err(error) = self.overcome(refusal).await {
                 self.shared.check_failed("drain log", Outcome::Unknown)?;
                 tracing::warn!("{}: some of the log stays there for now: {error}", self.shared.name);
                 unreadable.extend(missing);

@@ -352,12 +352,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Waits until there may be room for a node: evicts what is clean, and has what is dirty
-    /// written. The keeper does the latter itself.
+    /// written. The keeper does the latter, and so never comes here itself.
     ///
     /// # Errors
     ///
     /// The store has failed.
-    pub(super) async fn wait_for_memory(&self, who: Who) -> Result<()> {
+    pub(super) async fn wait_for_memory(&self) -> Result<()> {
         count(Count::MemoryWaits);
         let moment = self.shared.progress.now();
         let mut dirty = Vec::new();
@@ -368,25 +368,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let mut state = self.shared.state();
             dirty.into_iter().for_each(|page| state.flusher.want(page));
         }
-        match who {
-            Who::Keeper => {
-                self.flush(BUNDLE_BYTES, Reason::Pressure).await?;
-            }
-            Who::Anyone => {
-                self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
-                self.shared.keeper.set();
-                either(self.shared.progress.since(moment), self.env.sleep(BEAT)).await;
-            }
-        }
+        self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
+        self.shared.keeper.set();
+        either(self.shared.progress.since(moment), self.env.sleep(BEAT)).await;
         Ok(())
     }
-}
-
-/// Who waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    Keeper,
-    Anyone,
 }
 
 /// What a page's header says of its content.

@@ -3,7 +3,6 @@
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
-use super::keeper::Who;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Numbers, Refusal, TreeRoot};
@@ -94,7 +93,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Ok(Some(found)) => return Ok(Some(read(found.value))),
                 Err(miss) => miss,
             };
-            self.load(miss, Who::Anyone).await?;
+            self.load(miss).await?;
         }
     }
 
@@ -132,7 +131,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Err(refusal) => {
                     drop(room);
-                    self.overcome(refusal, Who::Anyone).await?;
+                    self.overcome(refusal).await?;
                 }
             }
         }
@@ -162,15 +161,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Makes it possible to try again.
-    pub(super) async fn overcome(&self, refusal: Refusal, who: Who) -> Result<()> {
+    pub(super) async fn overcome(&self, refusal: Refusal) -> Result<()> {
         let too_long = |what: &str| {
             Err(Error::new(ErrorKind::InvalidInput, "write to store")
                 .because(format!("the {what} is longer than a store takes"))
                 .outcome_is(Outcome::NotStarted))
         };
         match refusal {
-            Refusal::Miss(miss) => self.load(miss, who).await,
-            Refusal::NoRoom => self.wait_for_memory(who).await,
+            Refusal::Miss(miss) => self.load(miss).await,
+            Refusal::NoRoom => self.wait_for_memory().await,
             Refusal::Again => {
                 crate::rt::yield_now().await;
                 Ok(())
@@ -198,7 +197,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     },
                 }
             };
-            self.overcome(refusal, Who::Anyone).await?;
+            self.overcome(refusal).await?;
         }
     }
 

@@ -13,6 +13,7 @@ use crate::sim::{Disk, World};
 use crate::store::RtEnv;
 use crate::store::btree::Change;
 use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::counts::{Count, counted};
 use crate::store::engine::open::open;
 use crate::store::engine::registry::catalog;
 use crate::store::options::{Durability, Options};
@@ -264,4 +265,44 @@ fn a_keeper_that_goes_away_is_said() {
     });
     world.run_for(Duration::from_secs(10));
     assert!(told.expect("the world is there").is_finished(), "it waits for ever");
+}
+
+#[test]
+fn the_drain_lets_others_run() {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    let leaf = Cell::new(None);
+    // Many keys in each page.
+    life(&disk, 1, &options(), async |store| {
+        let mut last = 0;
+        for round in 0..2 {
+            for number in 0..KEYS {
+                last = put(&store, &key(number), &[round]).await;
+            }
+            if round == 0 {
+                store.checkpoint().await.expect("a checkpoint");
+                // Not the last one: an opening looks for trees there.
+                leaf.set(leaves(&store).first().copied());
+            }
+        }
+        store.wait(last).await.expect("it is durable");
+    });
+    // So that the drain is there until the end.
+    let leaf = leaf.get().expect("there are leaves");
+    disk.flip_bit(leaf.offset_bytes() + leaf.len_bytes() / 2, 3);
+    let world = World::new(2);
+    let core = world.core("core");
+    let before = counted()[Count::Drained as usize];
+    core.block_on(async {
+        let store = open(RtEnv, disk.attach_again(), &options()).await.expect("a store");
+        until("the drain is through", || store.shared.draining.is_through(&store.shared.overlay)).await;
+        assert!(!store.shared.overlay.is_drained(), "a page is damaged");
+    });
+    let drained = counted()[Count::Drained as usize] - before;
+    let tasks = core.tasks();
+    let drain = tasks.iter().find(|task| task.name == "store drain").expect("it is there");
+    assert!(
+        drained > 1000 && u64::from(drain.polls) * 16 > drained,
+        "{drained} keys in {} turns",
+        drain.polls
+    );
 }
