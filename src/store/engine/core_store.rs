@@ -46,6 +46,8 @@ pub(super) struct Shared {
     pub(super) requests: Mutex<Requests>,
     pub(super) max_log_bytes: u64,
     pub(super) log_limit: Arc<LogLimit>,
+    /// Writes may be refused: the store was asked to close, or has failed.
+    may_refuse: AtomicBool,
     events: Mutex<Vec<Arc<Events>>>,
     failure: Mutex<Option<Failure>>,
 }
@@ -90,6 +92,7 @@ impl Shared {
             requests: Mutex::default(),
             max_log_bytes,
             log_limit,
+            may_refuse: AtomicBool::new(false),
             events: Mutex::default(),
             failure: Mutex::default(),
         }
@@ -133,6 +136,7 @@ impl Shared {
     /// An I/O that writes depend on failed: no page is written any more.
     pub(super) fn fail(&self, error: &Error) {
         lock(&self.failure).get_or_insert_with(|| Failure::of(error));
+        self.may_refuse.store(true, Ordering::Release);
         tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
         self.draining.wake();
@@ -144,8 +148,22 @@ impl Shared {
         self.requests().is_closed || lock(&self.failure).is_some()
     }
 
+    /// Asks the keeper for a checkpoint, the last one if the store `is_closing`. The number of the
+    /// request.
+    pub(super) fn request(&self, is_closing: bool) -> u64 {
+        let mut requests = self.requests();
+        requests.wanted += 1;
+        requests.is_closing |= is_closing;
+        self.may_refuse.fetch_or(is_closing, Ordering::Release);
+        self.keeper.set();
+        requests.wanted
+    }
+
     /// The error for who wants to write to a store that has failed, or is being closed.
     pub(super) fn check_writable(&self, operation: &'static str) -> Result<()> {
+        if !self.may_refuse.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.check_failed(operation, Outcome::NotStarted)?;
         if self.requests().is_closing {
             let closed = Error::new(ErrorKind::Closed, operation).because("the store was closed");

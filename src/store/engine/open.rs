@@ -412,13 +412,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     async fn ask(&self, is_closing: bool) -> Result<()> {
-        let number = {
-            let mut requests = self.shared.requests();
-            requests.wanted += 1;
-            requests.is_closing |= is_closing;
-            requests.wanted
-        };
-        self.shared.keeper.set();
+        let number = self.shared.request(is_closing);
         loop {
             let moment = self.shared.progress.now();
             {

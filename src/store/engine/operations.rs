@@ -115,7 +115,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
-            let mut room = self.log.room(1, len).await?;
+            let mut room = self.log_room(len).await?;
             // Nothing awaits from here to the record. The key may have come into the overlay's
             // hands again only by this core's own operations, and there were none.
             let written = {
@@ -158,6 +158,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.shared.keeper.set();
             self.shared.progress.since(moment).await;
         }
+    }
+
+    /// Room for the record of a write. Nothing may await from here to the record.
+    pub(super) async fn log_room(&self, len: usize) -> Result<LogRoom<'_>> {
+        let room = self.log.room(1, len).await?;
+        // The store may have been closed while the log had none.
+        self.shared.check_writable("write to store")?;
+        Ok(room)
     }
 
     /// Makes it possible to try again.

@@ -210,7 +210,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
-            let mut room = self.log.room(1, most).await?;
+            let mut room = self.log_room(most).await?;
             // Nothing awaits from here to the record.
             let (result, changes) = match self.attempt(keys, &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),

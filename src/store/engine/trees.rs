@@ -162,7 +162,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.wait_for_log().await?;
             self.bring_over(catalog(), &key).await?;
-            let mut room = self.log.room(1, most).await?;
+            let mut room = self.log_room(most).await?;
             // Nothing awaits from here to the record.
             let made = self.make_tree(name, options, &mut room);
             drop(room);

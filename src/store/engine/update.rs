@@ -153,7 +153,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
-            let mut room = self.log.room(1, most).await?;
+            let mut room = self.log_room(most).await?;
             let mut is_elsewhere = false;
             let updated = {
                 let pin = self.core.pin_with(memory);

@@ -306,3 +306,37 @@ fn the_drain_lets_others_run() {
         drain.polls
     );
 }
+
+#[test]
+fn who_waits_for_room_in_the_log_writes_nothing_after_the_close() {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    life(&disk, 1, &options(), async |store| {
+        // More than the buffer takes.
+        let writers: Vec<_> = (0..500u32)
+            .map(|number| {
+                let store = Rc::clone(&store);
+                rt::spawn(async move {
+                    let (key, change) = (key(number), Change::Put(&[7; 1000]));
+                    store.write(catalog(), &key, change, Durability::None).await.map(drop)
+                })
+            })
+            .collect();
+        rt::yield_now().await;
+        let closer = Rc::clone(&store);
+        let closing = rt::spawn(async move { closer.close().await });
+        while !store.shared.requests().is_closing {
+            rt::yield_now().await;
+        }
+        let next = store.log.log().next_number();
+        closing.await.expect("it does not panic").expect("it closes");
+        let mut refused = 0;
+        for writer in writers {
+            if let Err(error) = writer.await.expect("it does not panic") {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 0, "all were faster");
+        assert_eq!(store.log.log().next_number(), next, "something was written after the close");
+    });
+}
