@@ -10,6 +10,7 @@
 //! | [`loads`], `in_flight` | brings pages and frames of the mapping into memory, each once |
 //! | [`keeper`] | the task that writes pages, takes checkpoints and makes room in memory |
 //! | `drain` | the task that brings what the log had into the tree |
+//! | `collect` | gets back the memory of cores that are idle |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
 //! | [`checkpoint`] | writes map, segment table and superblock |
@@ -104,6 +105,8 @@
 
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
+#[cfg(not(any(loom, shuttle)))]
+mod collect;
 #[cfg(not(any(loom, shuttle)))]
 mod core_store;
 #[cfg(not(any(loom, shuttle)))]

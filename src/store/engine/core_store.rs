@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::counts::{Count, count};
 use super::drain::Draining;
@@ -49,6 +49,8 @@ pub(super) struct Shared {
     /// Writes may be refused: the store was asked to close, or has failed.
     may_refuse: AtomicBool,
     events: Mutex<Vec<Arc<Events>>>,
+    /// Ask the cores for memory that they do not use.
+    collectors: Mutex<Vec<Weak<Signal>>>,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -94,6 +96,7 @@ impl Shared {
             log_limit,
             may_refuse: AtomicBool::new(false),
             events: Mutex::default(),
+            collectors: Mutex::default(),
             failure: Mutex::default(),
         }
     }
@@ -131,6 +134,21 @@ impl Shared {
         let queue = Arc::new(Events::default());
         lock(&self.events).push(Arc::clone(&queue));
         queue
+    }
+
+    /// One more core can be asked for its memory.
+    pub(super) fn add_collector(&self) -> Arc<Signal> {
+        let asked = Arc::new(Signal::default());
+        lock(&self.collectors).push(Arc::downgrade(&asked));
+        asked
+    }
+
+    /// All cores give back the memory that they do not use (`collect`).
+    pub(super) fn ask_for_memory(&self) {
+        lock(&self.collectors).retain(|asked| {
+            let asked = asked.upgrade();
+            asked.inspect(|asked| asked.set()).is_some()
+        });
     }
 
     /// An I/O that writes depend on failed: no page is written any more.
@@ -273,4 +291,6 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) log: CoreDriver<E, N>,
     pub(super) overlay: RefCell<Access>,
     pub(super) hand: Hand,
+    /// The core is to give back memory that it does not use.
+    pub(super) asked: Arc<Signal>,
 }

@@ -285,6 +285,11 @@ impl Flusher {
         }
     }
 
+    /// How many pages the evicter waits for.
+    pub(in crate::store) fn wanted_count(&self) -> usize {
+        self.is_wanted.len()
+    }
+
     /// How many pages are dirty, those in bundles under way left out.
     pub(in crate::store) fn dirty_count(&self) -> usize {
         self.dirty.len()

@@ -162,20 +162,26 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     async fn load_now(&self) -> Load {
         let used = self.log.shared().with_leader(|leader| leader.segments.used()).await;
         let segment = u64::from(self.shared.owner.geometry.segment);
-        let pressure = self.shared.memory.pressure_bytes(self.shared.nodes.retired_bytes());
+        let (memory, retired) = (&self.shared.memory, self.shared.nodes.retired_bytes());
+        if retired > 0 && memory.pressure_bytes(0) > 0 {
+            self.shared.ask_for_memory();
+        }
+        let pressure = memory.pressure_bytes(retired);
         let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
         // False: structure changes go on, and are looked at next time.
         _ = state.flusher.drain(&pages, &mut take);
-        let dirty = state.flusher.dirty_count() as u64 * PAGE_BYTES;
+        // The evicter wants pages too for which the log keeps nothing, and which are not counted.
+        let wanted = state.flusher.wanted_count() as u64 * PAGE_BYTES;
+        let dirty = state.flusher.dirty_count() as u64 * PAGE_BYTES + wanted;
         Load {
             log_used: used as u64 * segment,
             log_limit: self.shared.max_log_bytes,
             logged: PAGE_BYTES,
             dirty,
             dirty_budget: self.shared.memory.account().limit_bytes() / 2,
-            wanted: pressure.min(dirty),
+            wanted: pressure.min(dirty).max(wanted),
         }
     }
 
@@ -369,6 +375,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             dirty.into_iter().for_each(|page| state.flusher.want(page));
         }
         self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
+        self.shared.ask_for_memory();
         self.shared.keeper.set();
         either(self.shared.progress.since(moment), self.env.sleep(BEAT)).await;
         Ok(())

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use super::collect::collect_when_asked;
 use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
 use super::defect::{Defects, EngineDefect};
 use super::flush::Flusher;
@@ -367,7 +368,21 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let log = shared.log.attach(&env, namespace.clone())?;
         let overlay = RefCell::new(shared.overlay.access());
         let hand = Hand::new(Arc::clone(&shared.round));
-        Ok(Rc::new(Self { shared: Arc::clone(shared), env, namespace, core, events, log, overlay, hand }))
+        let asked = shared.add_collector();
+        let shared = Arc::clone(shared);
+        let store = Rc::new(Self {
+            shared,
+            env,
+            namespace,
+            core,
+            events,
+            log,
+            overlay,
+            hand,
+            asked: Arc::clone(&asked),
+        });
+        store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));
+        Ok(store)
     }
 
     /// Starts what runs in the background.

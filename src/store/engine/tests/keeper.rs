@@ -340,3 +340,40 @@ fn who_waits_for_room_in_the_log_writes_nothing_after_the_close() {
         assert_eq!(store.log.log().next_number(), next, "something was written after the close");
     });
 }
+
+#[test]
+fn who_waits_for_memory_gets_that_of_idle_cores() {
+    let world = World::new(1);
+    let (first, second) = (world.core("first"), world.core("second"));
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    let options = options().log_bytes(8 << 20);
+    let store = first.block_on(async {
+        let store = open(RtEnv, disk.attach_again(), &options).await.expect("room for a store");
+        for number in 0..KEYS {
+            put(&store, &key(number), &value(number, 0)).await;
+        }
+        store
+    });
+    let (shared, other) = (std::sync::Arc::clone(&store.shared), disk.attach_again());
+    drop(second.spawn(async move {
+        let store = CoreStore::attach(&shared, RtEnv, other).expect("a second core");
+        for number in 0..KEYS {
+            put(&store, &key(number), &value(number, 1)).await;
+        }
+        // Idle, for ever.
+        std::future::pending::<()>().await;
+    }));
+    world.run_for(Duration::from_secs(1));
+    let held = || store.shared.nodes.retired_bytes();
+    assert!(held() > 0, "it has replaced nodes");
+    first.block_on(async {
+        // All is dirty: there is nothing to evict.
+        for _ in 0..100 {
+            store.wait_for_memory().await.expect("the store has not failed");
+            if held() == 0 {
+                return;
+            }
+        }
+        panic!("{} bytes are held by cores that do nothing", held());
+    });
+}
