@@ -87,6 +87,7 @@ impl Flusher {
         if !self.drain(pages, take) {
             return Next::Waits;
         }
+        self.wanted.retain(|page| self.is_wanted.contains(page));
         let mut left_out = BTreeSet::new();
         let mut too_large = None;
         let mut most = usize::MAX;
@@ -130,7 +131,6 @@ impl Flusher {
                     Ok(freed) => {
                         self.hand = hand.or(self.hand);
                         self.is_wanted.retain(|page| !set.contains(*page));
-                        self.wanted.retain(|page| self.is_wanted.contains(page));
                         return Next::Bundle(self.seal(pages, set, freed));
                     }
                     // It may do with half of them.
@@ -297,11 +297,13 @@ impl Flusher {
                 Ok(())
             }
             Capture::Clean | Capture::Free => {
+                self.is_wanted.remove(&page);
                 self.structure.settle([page], pages);
                 Err(Left::Nothing)
             }
             Capture::Gone => {
                 // What it was emptied by is its heirs' to keep, once it has any.
+                self.is_wanted.remove(&page);
                 self.put_back(page, dirt);
                 Err(Left::Waits)
             }

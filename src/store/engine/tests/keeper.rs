@@ -377,3 +377,24 @@ fn who_waits_for_memory_gets_that_of_idle_cores() {
         panic!("{} bytes are held by cores that do nothing", held());
     });
 }
+
+/// A page above leaves has changes for which the log keeps nothing.
+#[test]
+fn what_the_evicter_wants_is_written_though_the_log_does_not_need_it() {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    life(&disk, 1, &options(), async |store| {
+        for number in 0..KEYS {
+            put(&store, &key(number), &value(number, 0)).await;
+        }
+        let root = catalog().root.id();
+        let want = |page| store.shared.state().flusher.want(page);
+        want(root);
+        let is_durable = || store.shared.nodes.homes().get(root).is_some();
+        until("a page is written that the evicter wants", is_durable).await;
+        store.checkpoint().await.expect("a checkpoint");
+        // Others have written it meanwhile.
+        want(root);
+        let is_done = || store.shared.state().flusher.wanted_count() == 0;
+        until("nobody wants a page that is clean", is_done).await;
+    });
+}
