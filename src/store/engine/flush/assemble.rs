@@ -65,6 +65,8 @@ enum Left {
     Waits,
     /// The pages that were to be together.
     TooLarge(BTreeSet<PageId>),
+    /// It needs a page that was found to need more than there is room for.
+    TooHeavy,
     /// There is nothing to write of it.
     Nothing,
     /// The set was changed, and has to be made anew without the seed.
@@ -90,6 +92,7 @@ impl Flusher {
         self.wanted.retain(|page| self.is_wanted.contains(page));
         let mut left_out = BTreeSet::new();
         let mut too_large = None;
+        self.too_heavy.clear();
         let mut most = usize::MAX;
         let mut is_waiting = false;
         for _ in 0..MAX_ROUNDS {
@@ -108,6 +111,10 @@ impl Flusher {
                     Err(Left::Waits) => {
                         is_waiting |= left_out.insert(seed);
                     }
+                    Err(Left::TooHeavy) => {
+                        left_out.insert(seed);
+                        self.too_heavy.insert(seed);
+                    }
                     Err(Left::Spoilt) => {
                         is_waiting |= left_out.insert(seed);
                         spoilt = true;
@@ -120,6 +127,7 @@ impl Flusher {
                     Err(Left::TooLarge(needed)) => {
                         // Those of them that need less go first.
                         left_out.insert(seed);
+                        self.too_heavy.insert(seed);
                         seeds.extend(needed.iter().filter(|page| !left_out.contains(page)));
                         too_large.get_or_insert(needed);
                     }
@@ -239,6 +247,9 @@ impl Flusher {
             match closing.needs(captured) {
                 Ok(needs) if needs.is_empty() => at += 1,
                 Ok(needs) => {
+                    if needs.iter().any(|page| self.too_heavy.contains(page)) {
+                        return Err(Left::TooHeavy);
+                    }
                     for page in needs.into_iter().collect::<BTreeSet<_>>() {
                         self.add(pages, set, page, added).map_err(|_| Left::Waits)?;
                     }
