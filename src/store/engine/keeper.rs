@@ -25,7 +25,7 @@ use crate::store::pace::either;
 use crate::store::pages::{
     Compression, Origin, PageFlags, PageHeader, PageKind, Temperature, Trailer, expiry_seconds,
 };
-use crate::store::wal::{BundleEntry, CoreLog};
+use crate::store::wal::{BundleEntry, CoreLog, Leader};
 use crate::store::word::{ColdAddress, PageId, SecondWord};
 
 /// The keeper looks whether something is due at least this often.
@@ -82,7 +82,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut not_before = self.env.now();
         // How long the log was after the last checkpoint, or when what is left in the overlay was
         // carried on.
-        let (mut was_long, mut has_shrunk) = (0, false);
+        let (mut was_long, mut has_shrunk, mut log_end) = (0, false, None);
         loop {
             let (is_asked, wanted, is_closing) = {
                 let requests = self.shared.requests();
@@ -97,22 +97,24 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 has_shrunk = true;
                 continue;
             }
-            let load = self.load_now().await;
+            if has_shrunk {
+                log_end = None;
+            }
+            let load = self.load_now(&mut log_end).await;
             if std::mem::take(&mut has_shrunk) {
                 was_long = load.log_used;
             }
             let is_crowded = self.shared.state().flusher.is_crowded();
             let due = pace.beat(&load, WORTHWHILE_BYTES).max(u64::from(is_crowded));
             let is_full = load.log_used * 2 > load.log_limit;
+            let mut has_flushed = false;
             if due > 0 {
                 let reason = if load.wanted > 0 { Reason::Pressure } else { Reason::Age };
                 let due = usize::try_from(due).unwrap_or(usize::MAX);
                 if let Flushed::Bytes(bytes) = self.flush(due.min(BUNDLE_BYTES), reason).await? {
                     pace.flushed(bytes as u64);
                     self.shared.progress.tell();
-                    if !is_full {
-                        continue;
-                    }
+                    has_flushed = true;
                 }
             }
             if is_full && is_through {
@@ -136,7 +138,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     self.shared.draining.carry_on(&self.shared.overlay);
                 }
             }
-            either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
+            if !has_flushed {
+                either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
+            }
         }
     }
 
@@ -151,23 +155,38 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.shared.progress.tell();
             return Ok(false);
         }
-        while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {}
+        let position = self.log.shared().with_leader(|leader| leader.position()).await;
+        self.shared.state().note(position);
+        let so_far = self.log.log().stable_number();
+        while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {
+            // While others write there is no end to what is dirty.
+            if !is_closing && self.log.log().stable_number() > so_far && self.log_start_number() >= so_far {
+                break;
+            }
+        }
         self.take_checkpoint(is_closing).await?;
         self.shared.requests().done = wanted;
         self.shared.progress.tell();
         Ok(is_closing)
     }
 
-    /// What the pace depends on.
-    async fn load_now(&self) -> Load {
-        let used = self.log.shared().with_leader(|leader| leader.segments.used()).await;
+    /// What the pace depends on. The log may start from here on, if it comes to that.
+    ///
+    /// `log_end` is where the log ended at the call before, in bytes from its first segment on;
+    /// None if another one is its first since then.
+    async fn load_now(&self, log_end: &mut Option<u64>) -> Load {
+        let look = |leader: &mut Leader| (leader.segments.used() as u64, leader.position());
+        let (used, position) = self.log.shared().with_leader(look).await;
         let segment = u64::from(self.shared.owner.geometry.segment);
+        let end = used.saturating_sub(1) * segment + u64::from(position.offset);
+        let logged = log_end.replace(end).map_or(0, |before| end.saturating_sub(before));
         let (memory, retired) = (&self.shared.memory, self.shared.nodes.retired_bytes());
         if retired > 0 && memory.pressure_bytes(0) > 0 {
             self.shared.ask_for_memory();
         }
         let pressure = memory.pressure_bytes(retired);
         let mut state = self.shared.state();
+        state.note(position);
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
         // False: structure changes go on, and are looked at next time.
@@ -176,9 +195,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let wanted = state.flusher.wanted_count() as u64 * PAGE_BYTES;
         let dirty = state.flusher.dirty_count() as u64 * PAGE_BYTES + wanted;
         Load {
-            log_used: used as u64 * segment,
+            log_used: used * segment,
             log_limit: self.shared.max_log_bytes,
-            logged: PAGE_BYTES,
+            logged,
             dirty,
             dirty_budget: self.shared.memory.account().limit_bytes() / 2,
             wanted: pressure.min(dirty).max(wanted),

@@ -201,6 +201,46 @@ fn the_drain_goes_on_when_memory_is_full_of_changes() {
 }
 
 #[test]
+fn the_drain_lets_others_run() {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    let leaf = Cell::new(None);
+    // Many keys in each page.
+    life(&disk, 1, &options(), async |store| {
+        let mut last = 0;
+        for round in 0..2 {
+            for number in 0..KEYS {
+                last = put(&store, &key(number), &[round]).await;
+            }
+            if round == 0 {
+                store.checkpoint().await.expect("a checkpoint");
+                // Not the last one: an opening looks for trees there.
+                leaf.set(leaves(&store).first().copied());
+            }
+        }
+        store.wait(last).await.expect("it is durable");
+    });
+    // So that the drain is there until the end.
+    let leaf = leaf.get().expect("there are leaves");
+    disk.flip_bit(leaf.offset_bytes() + leaf.len_bytes() / 2, 3);
+    let world = World::new(2);
+    let core = world.core("core");
+    let before = counted()[Count::Drained as usize];
+    core.block_on(async {
+        let store = open(RtEnv, disk.attach_again(), &options()).await.expect("a store");
+        until("the drain is through", || store.shared.draining.is_through(&store.shared.overlay)).await;
+        assert!(!store.shared.overlay.is_drained(), "a page is damaged");
+    });
+    let drained = counted()[Count::Drained as usize] - before;
+    let tasks = core.tasks();
+    let drain = tasks.iter().find(|task| task.name == "store drain").expect("it is there");
+    assert!(
+        drained > 1000 && u64::from(drain.polls) * 16 > drained,
+        "{drained} keys in {} turns",
+        drain.polls
+    );
+}
+
+#[test]
 fn a_deleted_range_in_the_log_is_refused() {
     let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
     life(&disk, 1, &options(), async |store| {
@@ -267,77 +307,24 @@ fn a_keeper_that_goes_away_is_said() {
     assert!(told.expect("the world is there").is_finished(), "it waits for ever");
 }
 
+/// A page above leaves has changes for which the log keeps nothing.
 #[test]
-fn the_drain_lets_others_run() {
-    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
-    let leaf = Cell::new(None);
-    // Many keys in each page.
-    life(&disk, 1, &options(), async |store| {
-        let mut last = 0;
-        for round in 0..2 {
-            for number in 0..KEYS {
-                last = put(&store, &key(number), &[round]).await;
-            }
-            if round == 0 {
-                store.checkpoint().await.expect("a checkpoint");
-                // Not the last one: an opening looks for trees there.
-                leaf.set(leaves(&store).first().copied());
-            }
-        }
-        store.wait(last).await.expect("it is durable");
-    });
-    // So that the drain is there until the end.
-    let leaf = leaf.get().expect("there are leaves");
-    disk.flip_bit(leaf.offset_bytes() + leaf.len_bytes() / 2, 3);
-    let world = World::new(2);
-    let core = world.core("core");
-    let before = counted()[Count::Drained as usize];
-    core.block_on(async {
-        let store = open(RtEnv, disk.attach_again(), &options()).await.expect("a store");
-        until("the drain is through", || store.shared.draining.is_through(&store.shared.overlay)).await;
-        assert!(!store.shared.overlay.is_drained(), "a page is damaged");
-    });
-    let drained = counted()[Count::Drained as usize] - before;
-    let tasks = core.tasks();
-    let drain = tasks.iter().find(|task| task.name == "store drain").expect("it is there");
-    assert!(
-        drained > 1000 && u64::from(drain.polls) * 16 > drained,
-        "{drained} keys in {} turns",
-        drain.polls
-    );
-}
-
-#[test]
-fn who_waits_for_room_in_the_log_writes_nothing_after_the_close() {
+fn what_the_evicter_wants_is_written_though_the_log_does_not_need_it() {
     let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
     life(&disk, 1, &options(), async |store| {
-        // More than the buffer takes.
-        let writers: Vec<_> = (0..500u32)
-            .map(|number| {
-                let store = Rc::clone(&store);
-                rt::spawn(async move {
-                    let (key, change) = (key(number), Change::Put(&[7; 1000]));
-                    store.write(catalog(), &key, change, Durability::None).await.map(drop)
-                })
-            })
-            .collect();
-        rt::yield_now().await;
-        let closer = Rc::clone(&store);
-        let closing = rt::spawn(async move { closer.close().await });
-        while !store.shared.requests().is_closing {
-            rt::yield_now().await;
+        for number in 0..KEYS {
+            put(&store, &key(number), &value(number, 0)).await;
         }
-        let next = store.log.log().next_number();
-        closing.await.expect("it does not panic").expect("it closes");
-        let mut refused = 0;
-        for writer in writers {
-            if let Err(error) = writer.await.expect("it does not panic") {
-                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-                refused += 1;
-            }
-        }
-        assert!(refused > 0, "all were faster");
-        assert_eq!(store.log.log().next_number(), next, "something was written after the close");
+        let root = catalog().root.id();
+        let want = |page| store.shared.state().flusher.want(page);
+        want(root);
+        let is_durable = || store.shared.nodes.homes().get(root).is_some();
+        until("a page is written that the evicter wants", is_durable).await;
+        store.checkpoint().await.expect("a checkpoint");
+        // Others have written it meanwhile.
+        want(root);
+        let is_done = || store.shared.state().flusher.wanted_count() == 0;
+        until("nobody wants a page that is clean", is_done).await;
     });
 }
 
@@ -378,23 +365,88 @@ fn who_waits_for_memory_gets_that_of_idle_cores() {
     });
 }
 
-/// A page above leaves has changes for which the log keeps nothing.
+/// Writes until told not to, of so many keys, 1,000 bytes each, 32 in a millisecond.
+async fn write_on(store: Store, keys: u32, is_over: Rc<Cell<bool>>) {
+    for number in 0.. {
+        if is_over.get() {
+            return;
+        }
+        put(&store, &key(number * 7919 % keys), &[7; 1000]).await;
+        if number % 32 == 31 {
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// While the log is between half and 7/8 full, the keeper writes pages as fast as the log grows.
 #[test]
-fn what_the_evicter_wants_is_written_though_the_log_does_not_need_it() {
+fn pages_are_written_in_time_for_the_log() {
+    let options = options().cache_bytes(64 << 20).log_bytes(8 << 20);
+    let disk = Disk::new(MemoryOptions::disk(128 << 20), 1);
+    life(&disk, 1, &options, async |store| {
+        let before = counted();
+        let is_over = Rc::new(Cell::new(false));
+        let writing = rt::spawn(write_on(Rc::clone(&store), 2000, Rc::clone(&is_over)));
+        until("three times what the log may have was written", || store.log.log().next_number() > 24 << 10)
+            .await;
+        is_over.set(true);
+        writing.await.expect("it does not panic");
+        let counted = |what: Count| counted()[what as usize] - before[what as usize];
+        assert!(counted(Count::Checkpoints) > 0, "the log was half full");
+        assert_eq!(counted(Count::LogWaits), 0, "writers waited for the log");
+    });
+}
+
+#[test]
+fn a_checkpoint_has_what_was_written_before_though_writes_go_on() {
+    let options = options().cache_bytes(64 << 20).log_bytes(32 << 20);
+    let disk = Disk::new(MemoryOptions::disk(256 << 20), 1);
+    life(&disk, 1, &options, async |store| {
+        let is_over = Rc::new(Cell::new(false));
+        let writing = rt::spawn(write_on(Rc::clone(&store), 2000, Rc::clone(&is_over)));
+        let next = || store.log.log().next_number();
+        until("something was written", || next() > 3000).await;
+        let before = next();
+        store.checkpoint().await.expect("a checkpoint");
+        let (after, start) = (next(), store.shared.state().superblock.log.first_write);
+        assert!(after > before, "others wrote meanwhile");
+        assert!(after < before + 4000, "it came to an end only after {} writes", after - before);
+        assert!(start > 2500, "{before} had been written, and the log starts at {start}");
+        is_over.set(true);
+        writing.await.expect("it does not panic");
+    });
+}
+
+#[test]
+fn who_waits_for_room_in_the_log_writes_nothing_after_the_close() {
     let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
     life(&disk, 1, &options(), async |store| {
-        for number in 0..KEYS {
-            put(&store, &key(number), &value(number, 0)).await;
+        // More than the buffer takes.
+        let writers: Vec<_> = (0..500u32)
+            .map(|number| {
+                let store = Rc::clone(&store);
+                rt::spawn(async move {
+                    let (key, change) = (key(number), Change::Put(&[7; 1000]));
+                    store.write(catalog(), &key, change, Durability::None).await.map(drop)
+                })
+            })
+            .collect();
+        rt::yield_now().await;
+        let closer = Rc::clone(&store);
+        let closing = rt::spawn(async move { closer.close().await });
+        while !store.shared.requests().is_closing {
+            rt::yield_now().await;
         }
-        let root = catalog().root.id();
-        let want = |page| store.shared.state().flusher.want(page);
-        want(root);
-        let is_durable = || store.shared.nodes.homes().get(root).is_some();
-        until("a page is written that the evicter wants", is_durable).await;
-        store.checkpoint().await.expect("a checkpoint");
-        // Others have written it meanwhile.
-        want(root);
-        let is_done = || store.shared.state().flusher.wanted_count() == 0;
-        until("nobody wants a page that is clean", is_done).await;
+        let next = store.log.log().next_number();
+        closing.await.expect("it does not panic").expect("it closes");
+        let mut refused = 0;
+        for writer in writers {
+            if let Err(error) = writer.await.expect("it does not panic") {
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 0, "all were faster");
+        assert_eq!(store.log.log().next_number(), next, "something was written after the close");
     });
 }
