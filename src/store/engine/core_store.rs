@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::counts::{Count, count};
+use super::defect::Defects;
 use super::drain::Draining;
+use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
@@ -21,6 +23,7 @@ use crate::store::events::{Event, Events};
 use crate::store::overlay::Access;
 use crate::store::pages::{Owner, SegmentName};
 use crate::store::state::Failure;
+use crate::store::word::PageId;
 
 /// One core's part of the pages in memory.
 pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
@@ -33,6 +36,8 @@ pub(super) struct Shared {
     pub(super) nodes: Arc<Nodes<CacheMemoryOfCore>>,
     pub(super) log: Arc<LogDriver>,
     pub(super) state: Arc<Mutex<PageState>>,
+    flusher: Mutex<Flusher>,
+    wanted: Mutex<Vec<PageId>>,
     /// What the log had when the store was opened, until the tree has it.
     pub(super) overlay: LateOverlay,
     pub(super) draining: Draining,
@@ -76,7 +81,10 @@ impl Shared {
         keeper: Arc<Signal>,
         (max_log_bytes, log_limit): (u64, Arc<LogLimit>),
     ) -> Self {
-        let owner = state.lock().unwrap_or_else(PoisonError::into_inner).owner;
+        let (owner, log_start) = {
+            let state = lock(&state);
+            (state.owner, state.superblock.log.first_write)
+        };
         Self {
             name,
             owner,
@@ -84,6 +92,8 @@ impl Shared {
             nodes,
             log,
             state,
+            flusher: Mutex::new(Flusher::new(log_start, Defects::now().flush)),
+            wanted: Mutex::default(),
             overlay: LateOverlay::default(),
             draining: Draining::default(),
             trees: Mutex::default(),
@@ -104,6 +114,22 @@ impl Shared {
     /// The state of the pages. Nothing awaits while it is locked.
     pub(super) fn state(&self) -> MutexGuard<'_, PageState> {
         lock(&self.state)
+    }
+
+    /// The flusher, for the keeper alone: it is locked for as long as it takes to capture the pages
+    /// of a bundle. Nothing awaits meanwhile.
+    pub(super) fn flusher(&self) -> MutexGuard<'_, Flusher> {
+        lock(&self.flusher)
+    }
+
+    /// The evicter found these pages dirty. The keeper has them written.
+    pub(super) fn want(&self, pages: impl IntoIterator<Item = PageId>) {
+        lock(&self.wanted).extend(pages);
+    }
+
+    /// What was wanted since the call before.
+    pub(super) fn take_wanted(&self) -> Vec<PageId> {
+        std::mem::take(&mut *lock(&self.wanted))
     }
 
     /// The trees. Nothing awaits while they are locked.

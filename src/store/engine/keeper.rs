@@ -104,7 +104,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if std::mem::take(&mut has_shrunk) {
                 was_long = load.log_used;
             }
-            let is_crowded = self.shared.state().flusher.is_crowded();
+            let is_crowded = self.shared.flusher().is_crowded();
             let due = pace.beat(&load, WORTHWHILE_BYTES).max(u64::from(is_crowded));
             let is_full = load.log_used * 2 > load.log_limit;
             let mut has_flushed = false;
@@ -185,15 +185,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.shared.ask_for_memory();
         }
         let pressure = memory.pressure_bytes(retired);
-        let mut state = self.shared.state();
-        state.note(position);
+        self.shared.state().note(position);
+        let mut flusher = self.shared.flusher();
+        self.shared.take_wanted().into_iter().for_each(|page| flusher.want(page));
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
         // False: structure changes go on, and are looked at next time.
-        _ = state.flusher.drain(&pages, &mut take);
+        _ = flusher.drain(&pages, &mut take);
         // The evicter wants pages too for which the log keeps nothing, and which are not counted.
-        let wanted = state.flusher.wanted_count() as u64 * PAGE_BYTES;
-        let dirty = state.flusher.dirty_count() as u64 * PAGE_BYTES + wanted;
+        let wanted = flusher.wanted_count() as u64 * PAGE_BYTES;
+        let dirty = flusher.dirty_count() as u64 * PAGE_BYTES + wanted;
         Load {
             log_used: used * segment,
             log_limit: self.shared.max_log_bytes,
@@ -223,10 +224,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let next = self.log.log().stable_number();
         // Before the flusher looks: what is drained after that has said before that pages are dirty.
         let overlaid = self.shared.draining.needs_from(&self.shared.overlay);
-        let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-        state.flusher.log_start(next.min(overlaid), &pages, &mut take)
+        self.shared.flusher().log_start(next.min(overlaid), &pages, &mut take)
     }
 
     fn durable_pages(&self) -> DurablePages<'_> {
@@ -290,10 +290,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// What to put into the next bundles.
     fn plan(&self, room: FlushRoom, budget: usize, reason: Reason) -> Next<Captured> {
-        let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-        state.flusher.next_bundle(&pages, &mut take, room, budget, reason)
+        self.shared.flusher().next_bundle(&pages, &mut take, room, budget, reason)
     }
 
     /// Puts it there: into one bundle, or into as many as it takes.
@@ -348,7 +347,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn install_group(&self, trailers: &[Trailer], bundle: BundleId) {
         let nodes = &self.shared.nodes;
         let mut state = self.shared.state();
-        let PageState { segments, freeze, flusher, .. } = &mut *state;
+        let PageState { segments, freeze, .. } = &mut *state;
         let newest = trailers.iter().map(|trailer| trailer.newest).max().unwrap_or(0);
         let now = u32::try_from(newest >> 16).unwrap_or(u32::MAX);
         for entry in trailers.iter().flat_map(|trailer| &trailer.entries) {
@@ -360,7 +359,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         }
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
-        let settled = flusher.durable(bundle, &pages);
+        drop(state);
+        let settled = self.shared.flusher().durable(bundle, &pages);
+        let mut state = self.shared.state();
+        let PageState { segments, freeze, .. } = &mut *state;
         let pin = self.core.pin();
         for freed in settled.freed {
             segments.died(pin.release_durable(freed, freeze), now);
@@ -389,10 +391,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if self.evict_now(|page| dirty.push(page)) {
             return Ok(());
         }
-        if !dirty.is_empty() {
-            let mut state = self.shared.state();
-            dirty.into_iter().for_each(|page| state.flusher.want(page));
-        }
+        self.shared.want(dirty);
         self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
         self.shared.ask_for_memory();
         self.shared.keeper.set();

@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex};
 use super::collect::collect_when_asked;
 use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
 use super::defect::{Defects, EngineDefect};
-use super::flush::Flusher;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
 use super::signal::Signal;
@@ -187,7 +186,7 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
     Ok(Loaded {
-        state: PageState::new(superblock, Copies::NONE, parts, Flusher::new(1, Defects::now().flush)),
+        state: PageState::new(superblock, Copies::NONE, parts),
         end: LogEnd { position, named, chain: vec![(first, LOG_START_BATCH)] },
         records: overlay::Builder::new(u64::from_le_bytes(seed), 1),
     })
@@ -268,8 +267,7 @@ async fn load<E: Env, N: Namespace>(
     // What was read may sit in a volatile cache, if only the process had died.
     namespace.flush().await?;
     let parts = (loading.finish(), Arc::new(map), overlay);
-    let flusher = Flusher::new(superblock.log.first_write, Defects::now().flush);
-    Ok(Loaded { state: PageState::new(*superblock, copies, parts, flusher), end, records })
+    Ok(Loaded { state: PageState::new(*superblock, copies, parts), end, records })
 }
 
 async fn read_trailer<N: Namespace>(
