@@ -222,7 +222,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // Not the next number: some writes say that their pages are dirty only after they have
         // drawn their number, but all do before it is published.
         let next = self.log.log().stable_number();
-        // Before the flusher looks: what is drained after that has said before that pages are dirty.
+        // Before the flusher looks: what is drained after that has said before that its page is
+        // dirty.
         let overlaid = self.shared.draining.needs_from(&self.shared.overlay);
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);

@@ -3,9 +3,9 @@
 //!
 //! [`PageState`] is behind one lock, which is held between two awaits only. The keeper changes it
 //! at each of its steps; other cores look at it when a frame of the mapping is loaded, and the log
-//! when it needs a segment. So it is never held while pages are captured: which of them are dirty is
-//! the flusher's, which has a lock of its own (`core_store.rs`, `Shared::flusher`). Lock order: the
-//! log's leader, then one of these two.
+//! when it needs a segment. So it is never held while pages are captured: which of them are dirty
+//! is the flusher's, which has a lock of its own (`core_store.rs`, `Shared::flusher`). Lock order:
+//! the log's leader, then one of these two.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

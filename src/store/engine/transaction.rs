@@ -272,6 +272,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let ordinary = account.limit_bytes() - account.reserve_bytes();
         let wanted = (keys.len() as u64 * BYTES_PER_KEY).min(ordinary / 8);
         while account.used_bytes() + wanted > ordinary {
+            self.shared.check_writable("write to store")?;
             self.wait_for_memory().await?;
         }
         Ok(())
