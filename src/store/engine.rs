@@ -9,6 +9,8 @@
 //! | [`operations`] | reads and writes of one core; what the log had goes into the tree |
 //! | [`loads`], `in_flight` | brings pages and frames of the mapping into memory, each once |
 //! | [`keeper`] | the task that writes pages, takes checkpoints and makes room in memory |
+//! | `drain` | the task that brings what the log had into the tree |
+//! | `collect` | gets back the memory of cores that are idle |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
 //! | [`checkpoint`] | writes map, segment table and superblock |
@@ -94,8 +96,8 @@
 //!    (`pages/overlay.rs`).
 //! 4. The superblock of the new epoch is written, and the store answers. No page of a tree has been
 //!    read.
-//! 5. The keeper starts, and drains the overlay of records into the tree (`overlay/claim.rs`).
-//!    While that lasts it takes no checkpoint.
+//! 5. The keeper starts, and the drain (`drain.rs`), which brings the overlay of records into the
+//!    tree (`overlay/claim.rs`). While that lasts there is no checkpoint.
 //!
 //! For a fresh store `open.rs` (`format`) prepares the log instead of 2 and 3, and a checkpoint
 //! takes the place of 4.
@@ -104,11 +106,15 @@
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
 #[cfg(not(any(loom, shuttle)))]
+mod collect;
+#[cfg(not(any(loom, shuttle)))]
 mod core_store;
 #[cfg(not(any(loom, shuttle)))]
 mod counts;
 #[cfg(not(any(loom, shuttle)))]
 mod defect;
+#[cfg(not(any(loom, shuttle)))]
+mod drain;
 pub(super) mod flush;
 #[cfg(not(any(loom, shuttle)))]
 mod in_flight;

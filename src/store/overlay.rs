@@ -77,7 +77,7 @@ mod view;
 
 pub(in crate::store) use access::Access;
 pub(in crate::store) use build::{Builder, TreeChange};
-pub(in crate::store) use claim::{Claim, Claimed, Hand};
+pub(in crate::store) use claim::{Claim, Claimed, Hand, Place};
 pub(in crate::store) use entry::Newest;
 #[allow(unused_imports, reason = "models use a part of it")]
 pub(in crate::store) use view::{Direction, View};

@@ -2,16 +2,19 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::counts::{Count, count};
+use super::defect::Defects;
+use super::drain::Draining;
+use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
 use super::state::PageState;
 use crate::block::Namespace;
-use crate::error::{Error, Outcome, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
@@ -21,6 +24,7 @@ use crate::store::growth::Growth;
 use crate::store::overlay::Access;
 use crate::store::pages::{Owner, SegmentName};
 use crate::store::state::Failure;
+use crate::store::word::PageId;
 
 /// One core's part of the pages in memory.
 pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
@@ -33,8 +37,11 @@ pub(super) struct Shared {
     pub(super) nodes: Arc<Nodes<CacheMemoryOfCore>>,
     pub(super) log: Arc<LogDriver>,
     pub(super) state: Arc<Mutex<PageState>>,
+    flusher: Mutex<Flusher>,
+    wanted: Mutex<Vec<PageId>>,
     /// What the log had when the store was opened, until the tree has it.
     pub(super) overlay: LateOverlay,
+    pub(super) draining: Draining,
     trees: Mutex<Trees>,
     pub(super) loads: Loads,
     pub(super) round: Arc<Round>,
@@ -47,7 +54,11 @@ pub(super) struct Shared {
     pub(super) log_limit: Arc<LogLimit>,
     /// How much may wait to be durable together.
     pub(super) growth: Arc<Growth>,
+    /// Writes may be refused: the store was asked to close, or has failed.
+    may_refuse: AtomicBool,
     events: Mutex<Vec<Arc<Events>>>,
+    /// Ask the cores for memory that they do not use.
+    collectors: Mutex<Vec<Weak<Signal>>>,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -57,6 +68,8 @@ pub(super) struct Requests {
     /// Checkpoints that were asked for, and those that are complete: numbers of requests.
     pub(super) wanted: u64,
     pub(super) done: u64,
+    /// Requests up to this one were refused, and why.
+    pub(super) refused: (u64, Option<(ErrorKind, String)>),
     /// Whether the store closes: the last checkpoint includes everything.
     pub(super) is_closing: bool,
     /// The keeper has ended.
@@ -71,9 +84,9 @@ impl Shared {
         keeper: Arc<Signal>,
         (max_log_bytes, log_limit): (u64, Arc<LogLimit>),
     ) -> Self {
-        let (owner, most) = {
+        let (owner, most, log_start) = {
             let state = lock(&state);
-            (state.owner, state.streams.growth_bytes())
+            (state.owner, state.streams.growth_bytes(), state.superblock.log.first_write)
         };
         Self {
             name,
@@ -82,7 +95,10 @@ impl Shared {
             nodes,
             log,
             state,
+            flusher: Mutex::new(Flusher::new(log_start, Defects::now().flush)),
+            wanted: Mutex::default(),
             overlay: LateOverlay::default(),
+            draining: Draining::default(),
             trees: Mutex::default(),
             loads: Loads::default(),
             round: Arc::default(),
@@ -92,7 +108,9 @@ impl Shared {
             max_log_bytes,
             log_limit,
             growth: Arc::new(Growth::new(most, IMAGE_BYTES as u64)),
+            may_refuse: AtomicBool::new(false),
             events: Mutex::default(),
+            collectors: Mutex::default(),
             failure: Mutex::default(),
         }
     }
@@ -100,6 +118,22 @@ impl Shared {
     /// The state of the pages. Nothing awaits while it is locked.
     pub(super) fn state(&self) -> MutexGuard<'_, PageState> {
         lock(&self.state)
+    }
+
+    /// The flusher, for the keeper alone: it is locked for as long as it takes to capture the pages
+    /// of a bundle. Nothing awaits meanwhile.
+    pub(super) fn flusher(&self) -> MutexGuard<'_, Flusher> {
+        lock(&self.flusher)
+    }
+
+    /// The evicter found these pages dirty. The keeper has them written.
+    pub(super) fn want(&self, pages: impl IntoIterator<Item = PageId>) {
+        lock(&self.wanted).extend(pages);
+    }
+
+    /// What was wanted since the call before.
+    pub(super) fn take_wanted(&self) -> Vec<PageId> {
+        std::mem::take(&mut *lock(&self.wanted))
     }
 
     /// The trees. Nothing awaits while they are locked.
@@ -132,17 +166,91 @@ impl Shared {
         queue
     }
 
+    /// One more core can be asked for its memory.
+    pub(super) fn add_collector(&self) -> Arc<Signal> {
+        let asked = Arc::new(Signal::default());
+        lock(&self.collectors).push(Arc::downgrade(&asked));
+        asked
+    }
+
+    /// All cores give back the memory that they do not use (`collect`).
+    pub(super) fn ask_for_memory(&self) {
+        lock(&self.collectors).retain(|asked| {
+            let asked = asked.upgrade();
+            asked.inspect(|asked| asked.set()).is_some()
+        });
+    }
+
     /// An I/O that writes depend on failed: no page is written any more.
     pub(super) fn fail(&self, error: &Error) {
         lock(&self.failure).get_or_insert_with(|| Failure::of(error));
+        self.may_refuse.store(true, Ordering::Release);
         tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
+        self.draining.wake();
         self.progress.tell();
+    }
+
+    /// The store was closed, or has failed: what runs in the background ends.
+    pub(super) fn is_over(&self) -> bool {
+        self.requests().is_closed || lock(&self.failure).is_some()
+    }
+
+    /// Asks the keeper for a checkpoint, the last one if the store `is_closing`. The number of the
+    /// request.
+    pub(super) fn request(&self, is_closing: bool) -> u64 {
+        let mut requests = self.requests();
+        requests.wanted += 1;
+        requests.is_closing |= is_closing;
+        self.may_refuse.fetch_or(is_closing, Ordering::Release);
+        self.keeper.set();
+        requests.wanted
+    }
+
+    /// The error for who wants to write to a store that has failed, or is being closed.
+    pub(super) fn check_writable(&self, operation: &'static str) -> Result<()> {
+        if !self.may_refuse.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.check_failed(operation, Outcome::NotStarted)?;
+        if self.requests().is_closing {
+            let closed = Error::new(ErrorKind::Closed, operation).because("the store was closed");
+            return Err(closed.outcome_is(Outcome::NotStarted));
+        }
+        Ok(())
     }
 
     /// The error of the failure, if there was one.
     pub(super) fn check_failed(&self, operation: &'static str, outcome: Outcome) -> Result<()> {
         lock(&self.failure).as_ref().map_or(Ok(()), |failure| Err(failure.error(operation, outcome)))
+    }
+}
+
+/// What runs in the background, as others see it: if it goes away before it is done, the store
+/// fails, and nobody waits for it for ever.
+pub(super) struct Duty {
+    shared: Arc<Shared>,
+    name: &'static str,
+    is_done: bool,
+}
+
+impl Duty {
+    pub(super) fn new(shared: &Arc<Shared>, name: &'static str) -> Self {
+        Self { shared: Arc::clone(shared), name, is_done: false }
+    }
+
+    /// It has come to its end, or has said why not.
+    pub(super) fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Duty {
+    fn drop(&mut self) {
+        if !self.is_done {
+            let why = format!("the task `{}` went away before it was done", self.name);
+            self.shared.fail(&Error::new(ErrorKind::Cancelled, "keep store").because(why));
+        }
     }
 }
 
@@ -213,4 +321,6 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) log: CoreDriver<E, N>,
     pub(super) overlay: RefCell<Access>,
     pub(super) hand: Hand,
+    /// The core is to give back memory that it does not use.
+    pub(super) asked: Arc<Signal>,
 }

@@ -131,6 +131,9 @@ pub(in crate::store) struct Flusher {
     hand: Option<Place>,
     wanted: VecDeque<PageId>,
     is_wanted: BTreeSet<PageId>,
+    /// What the bundle that is being put together has no room for, with all that it needs: so it is
+    /// found out once, and not for each page that needs it.
+    too_heavy: BTreeSet<PageId>,
     /// Events that were drained and not learned from yet.
     batch: Vec<Event>,
     log_start: u64,
@@ -151,6 +154,7 @@ impl Flusher {
             hand: None,
             wanted: VecDeque::new(),
             is_wanted: BTreeSet::new(),
+            too_heavy: BTreeSet::new(),
             batch: Vec::new(),
             log_start,
             captures: 0,
@@ -288,6 +292,11 @@ impl Flusher {
         if self.is_wanted.insert(page) {
             self.wanted.push_back(page);
         }
+    }
+
+    /// How many pages the evicter waits for.
+    pub(in crate::store) fn wanted_count(&self) -> usize {
+        self.is_wanted.len()
     }
 
     /// How many pages are dirty, those in bundles under way left out.

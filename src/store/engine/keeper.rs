@@ -7,9 +7,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::core_store::CoreStore;
+use super::core_store::{CoreStore, Duty};
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
+use super::drain::AGAIN;
 use super::flush::{BundleId, Captured as PageOf, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
 use super::streams::{BundleLoad, BundleRoom, NoPlace, Written};
@@ -20,12 +21,11 @@ use crate::store::cache::Room;
 use crate::store::cache::hand::{Attempt, Look, Resident, Sweep};
 use crate::store::env::Env;
 use crate::store::events::Event;
-use crate::store::overlay;
 use crate::store::pace::either;
 use crate::store::pages::{
     Compression, Origin, PageFlags, PageHeader, PageKind, Temperature, Trailer, expiry_seconds,
 };
-use crate::store::wal::{BundleEntry, CoreLog, MAX_GROUP};
+use crate::store::wal::{BundleEntry, CoreLog, Leader, MAX_GROUP};
 use crate::store::word::{ChildWord, ColdAddress, PageId, SecondWord};
 
 /// The keeper looks whether something is due at least this often.
@@ -66,40 +66,51 @@ enum Flushed {
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// The keeper's task, until the store is closed or has failed.
-    pub(super) async fn keep(self: Rc<Self>) {
+    pub(super) async fn keep(self: Rc<Self>, duty: Duty) {
         if let Err(error) = self.keep_on().await {
             self.shared.fail(&error);
         }
+        duty.done();
         self.shared.requests().is_closed = true;
+        self.shared.draining.wake();
         self.shared.progress.tell();
     }
 
     async fn keep_on(&self) -> Result<()> {
         let mut pace = Pace::default();
-        let mut hand = overlay::Hand::default();
+        // No checkpoint before this, unless it is asked for: a read for the last one failed.
+        let mut not_before = self.env.now();
+        // How long the log was after the last checkpoint, or when what is left in the overlay was
+        // carried on.
+        let (mut was_long, mut has_shrunk, mut log_end) = (0, false, None);
         loop {
             let (is_asked, wanted, is_closing) = {
                 let requests = self.shared.requests();
-                (requests.wanted > requests.done, requests.wanted, requests.is_closing)
+                let answered = requests.done.max(requests.refused.0);
+                (requests.wanted > answered, requests.wanted, requests.is_closing)
             };
-            let is_overlaid = self.drain_overlay(&mut hand).await?;
-            if is_asked && !is_overlaid {
-                while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {}
-                self.take_checkpoint(is_closing).await?;
-                self.shared.requests().done = wanted;
-                self.shared.progress.tell();
-                if is_closing {
+            let is_through = self.shared.draining.is_through(&self.shared.overlay);
+            if is_asked && is_through {
+                if self.answer(wanted, is_closing).await? {
                     return Ok(());
                 }
+                has_shrunk = true;
                 continue;
             }
             self.look_at_growth();
-            let load = self.load_now().await;
+            if has_shrunk {
+                log_end = None;
+            }
+            let load = self.load_now(&mut log_end).await;
+            if std::mem::take(&mut has_shrunk) {
+                was_long = load.log_used;
+            }
             let is_grown = self.shared.growth.is_reached();
-            let is_crowded = self.shared.state().flusher.is_crowded();
+            let is_crowded = self.shared.flusher().is_crowded();
             let due = pace.beat(&load, WORTHWHILE_BYTES).max(u64::from(is_crowded));
             let due = if is_grown { u64::MAX } else { due };
             let is_full = load.log_used * 2 > load.log_limit;
+            let mut has_flushed = false;
             if due > 0 {
                 let (reason, most) = match load.wanted {
                     _ if is_grown => (Reason::Growth, GROWTH_BYTES),
@@ -110,44 +121,98 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 if let Flushed::Bytes(bytes) = self.flush(due, reason).await? {
                     pace.flushed(bytes as u64);
                     self.shared.progress.tell();
-                    if !is_full {
-                        continue;
-                    }
+                    has_flushed = true;
                 } else if is_grown {
                     // What is to be written waits for somebody's next step, perhaps a writer's.
                     self.shared.growth.let_pass();
                     self.shared.progress.tell();
                 }
             }
-            if is_full && !is_overlaid && self.can_start_later().await {
-                self.take_checkpoint(false).await?;
-                self.shared.progress.tell();
-                continue;
+            if is_full && is_through {
+                if self.can_start_later().await {
+                    if self.env.now() >= not_before {
+                        match self.load_overlaid_frames().await {
+                            Ok(()) => {
+                                self.take_checkpoint(false).await?;
+                                has_shrunk = true;
+                                self.shared.progress.tell();
+                                continue;
+                            }
+                            Err(error) => {
+                                tracing::warn!("{}: no checkpoint for now: {error}", self.shared.name);
+                                not_before = self.env.now() + AGAIN;
+                            }
+                        }
+                    }
+                } else if load.log_used >= was_long + load.log_limit / 8 {
+                    was_long = load.log_used;
+                    self.shared.draining.carry_on(&self.shared.overlay);
+                }
             }
-            if !is_overlaid {
+            if !has_flushed {
                 either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
             }
         }
     }
 
-    /// What the pace depends on.
-    async fn load_now(&self) -> Load {
-        let used = self.log.shared().with_leader(|leader| leader.segments.used()).await;
+    /// Takes the checkpoint that was asked for, if all can be read that it needs. Whether that was
+    /// the last thing to do.
+    async fn answer(&self, wanted: u64, is_closing: bool) -> Result<bool> {
+        if let Err(error) = self.load_overlaid_frames().await {
+            let mut requests = self.shared.requests();
+            requests.refused = (wanted, Some((error.kind(), error.to_string())));
+            requests.is_closing = false;
+            drop(requests);
+            self.shared.progress.tell();
+            return Ok(false);
+        }
+        let position = self.log.shared().with_leader(|leader| leader.position()).await;
+        self.shared.state().note(position);
+        let so_far = self.log.log().stable_number();
+        while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {
+            // While others write there is no end to what is dirty.
+            if !is_closing && self.log.log().stable_number() > so_far && self.log_start_number() >= so_far {
+                break;
+            }
+        }
+        self.take_checkpoint(is_closing).await?;
+        self.shared.requests().done = wanted;
+        self.shared.progress.tell();
+        Ok(is_closing)
+    }
+
+    /// What the pace depends on. The log may start from here on, if it comes to that.
+    ///
+    /// `log_end` is where the log ended at the call before, in bytes from its first segment on;
+    /// None if another one is its first since then.
+    async fn load_now(&self, log_end: &mut Option<u64>) -> Load {
+        let look = |leader: &mut Leader| (leader.segments.used() as u64, leader.position());
+        let (used, position) = self.log.shared().with_leader(look).await;
         let segment = u64::from(self.shared.owner.geometry.segment);
-        let pressure = self.shared.memory.pressure_bytes(self.shared.nodes.retired_bytes());
-        let mut state = self.shared.state();
+        let end = used.saturating_sub(1) * segment + u64::from(position.offset);
+        let logged = log_end.replace(end).map_or(0, |before| end.saturating_sub(before));
+        let (memory, retired) = (&self.shared.memory, self.shared.nodes.retired_bytes());
+        if retired > 0 && memory.pressure_bytes(0) > 0 {
+            self.shared.ask_for_memory();
+        }
+        let pressure = memory.pressure_bytes(retired);
+        self.shared.state().note(position);
+        let mut flusher = self.shared.flusher();
+        self.shared.take_wanted().into_iter().for_each(|page| flusher.want(page));
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
         // False: structure changes go on, and are looked at next time.
-        _ = state.flusher.drain(&pages, &mut take);
-        let dirty = state.flusher.dirty_count() as u64 * PAGE_BYTES;
+        _ = flusher.drain(&pages, &mut take);
+        // The evicter wants pages too for which the log keeps nothing, and which are not counted.
+        let wanted = flusher.wanted_count() as u64 * PAGE_BYTES;
+        let dirty = flusher.dirty_count() as u64 * PAGE_BYTES + wanted;
         Load {
-            log_used: used as u64 * segment,
+            log_used: used * segment,
             log_limit: self.shared.max_log_bytes,
-            logged: PAGE_BYTES,
+            logged,
             dirty,
             dirty_budget: self.shared.memory.account().limit_bytes() / 2,
-            wanted: pressure.min(dirty),
+            wanted: pressure.min(dirty).max(wanted),
         }
     }
 
@@ -168,12 +233,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // Not the next number: some writes say that their pages are dirty only after they have
         // drawn their number, but all do before it is published.
         let next = self.log.log().stable_number();
-        // Looked at before the events are: what is in the trees by now has told of its pages.
-        let overlaid = if self.shared.overlay.is_drained() { u64::MAX } else { self.shared.overlay.first() };
-        let mut state = self.shared.state();
+        // Before the flusher looks: what is drained after that has said before that its page is
+        // dirty.
+        let overlaid = self.shared.draining.needs_from(&self.shared.overlay);
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-        state.flusher.log_start(next.min(overlaid), &pages, &mut take)
+        self.shared.flusher().log_start(next.min(overlaid), &pages, &mut take)
     }
 
     fn durable_pages(&self) -> DurablePages<'_> {
@@ -241,14 +306,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let was_reached = growth.is_reached();
         let told = growth.told();
         {
-            let mut state = self.shared.state();
+            let least = self.shared.state().streams.least_page_bytes();
+            let mut flusher = self.shared.flusher();
             let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
             let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-            if !state.flusher.drain(&pages, &mut take) {
+            if !flusher.drain(&pages, &mut take) {
                 return;
             }
-            let least = state.streams.least_page_bytes();
-            growth.saw(told, state.flusher.growth_bytes(&pages, least) as u64);
+            growth.saw(told, flusher.growth_bytes(&pages, least) as u64);
         }
         if was_reached && !growth.is_reached() {
             self.shared.progress.tell();
@@ -269,10 +334,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// What to put into the next bundles.
     fn plan(&self, room: FlushRoom, budget: usize, reason: Reason) -> Next<Captured> {
-        let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-        state.flusher.next_bundle(&pages, &mut take, room, budget, reason)
+        self.shared.flusher().next_bundle(&pages, &mut take, room, budget, reason)
     }
 
     /// Divides it into one bundle, or as many as it takes, and opens their segments. No page has
@@ -280,10 +344,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn divide(&self, plan: &Plan<Captured>) -> Result<Vec<BundleLoad>> {
         let lengths: Vec<usize> = plan.pages.iter().map(|page| page.stored_bytes).collect();
         let mut state = self.shared.state();
-        let PageState { streams, segments, flusher, .. } = &mut *state;
+        let PageState { streams, segments, .. } = &mut *state;
         let loads = streams.reserve(segments, Temperature::Hot, (&lengths, plan.freed.len()), MAX_GROUP);
+        drop(state);
         loads.map_err(|why| {
-            flusher.failed(plan.bundle);
+            self.shared.flusher().failed(plan.bundle);
             match why {
                 NoPlace::NoSegment => self.no_room("flush store"),
                 NoPlace::TooMany => too_large(plan.pages.len()),
@@ -324,7 +389,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn install_group(&self, trailers: &[Trailer], bundle: BundleId) {
         let nodes = &self.shared.nodes;
         let mut state = self.shared.state();
-        let PageState { segments, freeze, flusher, .. } = &mut *state;
+        let PageState { segments, freeze, .. } = &mut *state;
         let newest = trailers.iter().map(|trailer| trailer.newest).max().unwrap_or(0);
         let now = u32::try_from(newest >> 16).unwrap_or(u32::MAX);
         for entry in trailers.iter().flat_map(|trailer| &trailer.entries) {
@@ -336,7 +401,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         }
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
-        let settled = flusher.durable(bundle, &pages);
+        drop(state);
+        let settled = self.shared.flusher().durable(bundle, &pages);
+        let mut state = self.shared.state();
+        let PageState { segments, freeze, .. } = &mut *state;
         let pin = self.core.pin();
         for freed in settled.freed {
             segments.died(pin.release_durable(freed, freeze), now);
@@ -353,41 +421,25 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Waits until there may be room for a node: evicts what is clean, and has what is dirty
-    /// written. The keeper does the latter itself.
+    /// written. The keeper does the latter, and so never comes here itself.
     ///
     /// # Errors
     ///
     /// The store has failed.
-    pub(super) async fn wait_for_memory(&self, who: Who) -> Result<()> {
+    pub(super) async fn wait_for_memory(&self) -> Result<()> {
         count(Count::MemoryWaits);
         let moment = self.shared.progress.now();
         let mut dirty = Vec::new();
         if self.evict_now(|page| dirty.push(page)) {
             return Ok(());
         }
-        if !dirty.is_empty() {
-            let mut state = self.shared.state();
-            dirty.into_iter().for_each(|page| state.flusher.want(page));
-        }
-        match who {
-            Who::Keeper => {
-                self.flush(BUNDLE_BYTES, Reason::Pressure).await?;
-            }
-            Who::Anyone => {
-                self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
-                self.shared.keeper.set();
-                either(self.shared.progress.since(moment), self.env.sleep(BEAT)).await;
-            }
-        }
+        self.shared.want(dirty);
+        self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
+        self.shared.ask_for_memory();
+        self.shared.keeper.set();
+        either(self.shared.progress.since(moment), self.env.sleep(BEAT)).await;
         Ok(())
     }
-}
-
-/// Who waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    Keeper,
-    Anyone,
 }
 
 fn too_large(pages: usize) -> Error {

@@ -3,7 +3,6 @@
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::in_flight::What;
-use super::keeper::Who;
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,9 +28,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// # Errors
     ///
     /// The device's code, [`ErrorKind::Corrupt`] if it is damaged, or that there is no memory.
-    pub(super) async fn load(&self, miss: Miss, who: Who) -> Result<()> {
+    pub(super) async fn load(&self, miss: Miss) -> Result<()> {
         match miss {
-            Miss::Page(cold) => self.load_page(cold, who).await,
+            Miss::Page(cold) => self.load_page(cold).await,
             Miss::Frame(frame) => self.load_frame(frame).await,
             Miss::Damaged(page) => Err(self.damaged_page(page)),
         }
@@ -43,7 +42,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             .because(format!("page {} is damaged; the keys in it cannot be read, all others can", page.get()))
     }
 
-    async fn load_page(&self, cold: ColdPage, who: Who) -> Result<()> {
+    async fn load_page(&self, cold: ColdPage) -> Result<()> {
         let Some(_loading) = self.shared.loads.begin(What::Page(cold.id)).await else { return Ok(()) };
         let MapView::Cold { address, .. } = cold.word.view() else { return Ok(()) };
         let owner = self.shared.owner;
@@ -64,7 +63,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     count(Count::Loads);
                     return Ok(());
                 }
-                Err(NotInstalled::NoRoom) => self.wait_for_memory(who).await?,
+                Err(NotInstalled::NoRoom) => self.wait_for_memory().await?,
                 Err(NotInstalled::Damaged(damage)) => {
                     tracing::error!("{}: page {}: {damage}", self.shared.name, cold.id.get());
                     self.core.pin().install_damaged(&cold);

@@ -3,7 +3,6 @@
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
-use super::keeper::Who;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Numbers, Refusal, TreeRoot};
@@ -12,7 +11,6 @@ use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::{Claimed, Newest, TreeRoot as OverlaidTree};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
-use crate::store::word::ChildWord;
 
 /// The numbers of one record.
 pub(super) struct Logged<'r, 'a> {
@@ -100,7 +98,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Ok(Some(found)) => return Ok(Some(read(found.value))),
                 Err(miss) => miss,
             };
-            self.load(miss, Who::Anyone).await?;
+            self.load(miss).await?;
         }
     }
 
@@ -122,7 +120,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
-            let mut room = self.log.room(1, len).await?;
+            let mut room = self.log_room(len).await?;
             // Nothing awaits from here to the record. The key may have come into the overlay's
             // hands again only by this core's own operations, and there were none.
             let written = {
@@ -138,7 +136,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Err(refusal) => {
                     drop(room);
-                    self.overcome(refusal, Who::Anyone).await?;
+                    self.overcome(refusal).await?;
                 }
             }
         }
@@ -158,7 +156,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     pub(super) async fn wait_for_log(&self) -> Result<()> {
         loop {
             let moment = self.shared.progress.now();
-            self.shared.check_failed("write to store", Outcome::NotStarted)?;
+            self.shared.check_writable("write to store")?;
             if self.shared.growth.is_reached() {
                 // It may be much less than what was counted.
                 self.look_at_growth();
@@ -173,16 +171,24 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
+    /// Room for the record of a write. Nothing may await from here to the record.
+    pub(super) async fn log_room(&self, len: usize) -> Result<LogRoom<'_>> {
+        let room = self.log.room(1, len).await?;
+        // The store may have been closed while the log had none.
+        self.shared.check_writable("write to store")?;
+        Ok(room)
+    }
+
     /// Makes it possible to try again.
-    pub(super) async fn overcome(&self, refusal: Refusal, who: Who) -> Result<()> {
+    pub(super) async fn overcome(&self, refusal: Refusal) -> Result<()> {
         let too_long = |what: &str| {
             Err(Error::new(ErrorKind::InvalidInput, "write to store")
                 .because(format!("the {what} is longer than a store takes"))
                 .outcome_is(Outcome::NotStarted))
         };
         match refusal {
-            Refusal::Miss(miss) => self.load(miss, who).await,
-            Refusal::NoRoom => self.wait_for_memory(who).await,
+            Refusal::Miss(miss) => self.load(miss).await,
+            Refusal::NoRoom => self.wait_for_memory().await,
             Refusal::Again => {
                 crate::rt::yield_now().await;
                 Ok(())
@@ -210,12 +216,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     },
                 }
             };
-            self.overcome(refusal, Who::Anyone).await?;
+            self.overcome(refusal).await?;
         }
     }
 
     /// Puts what a claim says into the tree.
-    fn install(
+    pub(super) fn install(
         &self,
         tree: TreeRoot,
         claim: &crate::store::overlay::Claim<'_>,
@@ -228,41 +234,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let pin = self.core.pin_with(Room::Ordinary);
         pin.write(tree, record.key, change, &mut Known(record.number)).map(drop)
-    }
-
-    /// Brings some of what the overlay has into the tree; whether there is more.
-    ///
-    /// # Errors
-    ///
-    /// As for loading a page.
-    pub(super) async fn drain_overlay(&self, hand: &mut crate::store::overlay::Hand) -> Result<bool> {
-        const AT_ONCE: usize = 64;
-        let overlay = std::sync::Arc::clone(&self.shared.overlay);
-        if overlay.is_drained() {
-            return Ok(false);
-        }
-        let root_of = |tree: u32| self.shared.trees().root_of(tree).map(|tree| tree.root.bits());
-        let taken = overlay.take_next(hand, AT_ONCE, root_of);
-        for place in taken {
-            let (OverlaidTree { tree, root }, _) = place;
-            let tree = TreeRoot { tree, root: ChildWord::from_bits(root) };
-            loop {
-                let refusal = match overlay.claim_at(place) {
-                    Claimed::Nothing => break,
-                    Claimed::Busy => Refusal::Again,
-                    Claimed::Mine(claim) => match self.install(tree, &claim) {
-                        Ok(()) => {
-                            claim.finish();
-                            count(Count::Drained);
-                            break;
-                        }
-                        Err(refusal) => refusal,
-                    },
-                };
-                self.overcome(refusal, Who::Keeper).await?;
-            }
-        }
-        Ok(!overlay.is_drained())
     }
 }
 

@@ -22,7 +22,6 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::core_store::CoreStore;
-use super::keeper::Who;
 use super::operations::{no_references, overlaid};
 use crate::block::Namespace;
 use crate::error::Result;
@@ -134,7 +133,7 @@ impl<E: Env, N: Namespace> Scan<E, N> {
                     self.advance(reached);
                     return Ok(());
                 }
-                Err(refusal) => self.store.overcome(refusal, Who::Anyone).await?,
+                Err(refusal) => self.store.overcome(refusal).await?,
             }
         }
     }

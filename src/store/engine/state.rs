@@ -3,12 +3,13 @@
 //!
 //! [`PageState`] is behind one lock, which is held between two awaits only. The keeper changes it
 //! at each of its steps; other cores look at it when a frame of the mapping is loaded, and the log
-//! when it needs a segment. Lock order: the log's leader, then this.
+//! when it needs a segment. So it is never held while pages are captured: which of them are dirty
+//! is the flusher's, which has a lock of its own (`core_store.rs`, `Shared::flusher`). Lock order:
+//! the log's leader, then one of these two.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::flush::Flusher;
 use super::streams::Streams;
 use super::superblocks::Copies;
 use crate::store::btree::MapFreeze;
@@ -28,7 +29,6 @@ pub(super) struct PageState {
     /// What bundles of the log say about pages of frames that are not loaded yet.
     pub(super) overlay: Overlay,
     pub(super) freeze: MapFreeze,
-    pub(super) flusher: Flusher,
     pub(super) clock: FlushClock,
     /// The newest superblock.
     pub(super) superblock: Superblock,
@@ -50,7 +50,6 @@ impl PageState {
         superblock: Superblock,
         copies: Copies,
         (segments, map, overlay): (Segments, Arc<MapTree>, Overlay),
-        flusher: Flusher,
     ) -> Self {
         let owner = Owner { identity: superblock.identity, geometry: superblock.geometry };
         let largest = crate::store::pages::Capacity::new(owner.geometry, 1, 128 << 10).max_page_granules();
@@ -61,7 +60,6 @@ impl PageState {
             map,
             overlay,
             freeze: MapFreeze::default(),
-            flusher,
             clock: FlushClock::default(),
             parent: if superblock.sequence == 0 { 0 } else { superblock.checksum() },
             superblock,

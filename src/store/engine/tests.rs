@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod keeper;
 mod overlay;
 mod scan;
 mod transaction;

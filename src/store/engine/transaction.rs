@@ -34,7 +34,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::core_store::CoreStore;
-use super::keeper::Who;
 use super::operations::{Known, no_references, operation};
 use super::update::{LONGEST_VALUE, effect_of};
 use crate::block::Namespace;
@@ -211,13 +210,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
-            let mut room = self.log.room(1, most).await?;
+            let mut room = self.log_room(most).await?;
             // Nothing awaits from here to the record.
             let (result, changes) = match self.attempt(keys, &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
                 Attempt::Missed(miss) => {
                     drop(room);
-                    self.load(miss, Who::Anyone).await?;
+                    self.load(miss).await?;
                     continue;
                 }
             };
@@ -265,7 +264,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 let missed = self.core.pin().get(*tree, key).map(drop);
                 match missed {
                     Ok(()) => break,
-                    Err(miss) => self.load(miss, Who::Anyone).await?,
+                    Err(miss) => self.load(miss).await?,
                 }
             }
         }
@@ -273,7 +272,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let ordinary = account.limit_bytes() - account.reserve_bytes();
         let wanted = (keys.len() as u64 * BYTES_PER_KEY).min(ordinary / 8);
         while account.used_bytes() + wanted > ordinary {
-            self.wait_for_memory(Who::Anyone).await?;
+            self.shared.check_writable("write to store")?;
+            self.wait_for_memory().await?;
         }
         Ok(())
     }

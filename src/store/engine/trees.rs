@@ -36,7 +36,6 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::core_store::CoreStore;
-use super::keeper::Who;
 use super::operations::{Logged, operation};
 use super::registry::{NAMES, NamedTree, Trees, catalog};
 use super::scan::Scan;
@@ -107,7 +106,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let made = self.core.pin_with(Room::Reserve).ensure_root(tree);
             match made {
                 Ok(is_made) => return Ok(is_made),
-                Err(refusal) => self.overcome(refusal, Who::Anyone).await?,
+                Err(refusal) => self.overcome(refusal).await?,
             }
         }
     }
@@ -163,7 +162,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.wait_for_log().await?;
             self.bring_over(catalog(), &key).await?;
-            let mut room = self.log.room(1, most).await?;
+            let mut room = self.log_room(most).await?;
             // Nothing awaits from here to the record.
             let made = self.make_tree(name, options, &mut room);
             drop(room);
@@ -173,7 +172,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     self.log.commit(number, durability);
                     return Ok((tree, Some(number)));
                 }
-                Err(refusal) => self.overcome(refusal, Who::Anyone).await?,
+                Err(refusal) => self.overcome(refusal).await?,
             }
         }
     }

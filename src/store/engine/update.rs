@@ -13,7 +13,6 @@
 //! As the key's state before is known, so is what the write does to the number of keys of its tree.
 
 use super::core_store::CoreStore;
-use super::keeper::Who;
 use super::operations::{Logged, no_references, operation};
 use crate::block::Namespace;
 use crate::error::Result;
@@ -154,7 +153,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
-            let mut room = self.log.room(1, most).await?;
+            let mut room = self.log_room(most).await?;
             let mut is_elsewhere = false;
             let updated = {
                 let pin = self.core.pin_with(memory);
@@ -190,7 +189,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Err(refusal) => {
                     drop(room);
-                    self.overcome(refusal, Who::Anyone).await?;
+                    self.overcome(refusal).await?;
                 }
             }
         }

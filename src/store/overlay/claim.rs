@@ -78,6 +78,9 @@ impl Drop for Claim<'_> {
 #[derive(Debug, Default)]
 pub(in crate::store) struct Hand(usize);
 
+/// Where an entry is, for [`Overlay::claim_at`].
+pub(in crate::store) type Place = (TreeRoot, Position);
+
 /// A deleted range that the background task goes through.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct RangeDrain<'o> {
@@ -112,7 +115,7 @@ impl Overlay {
         hand: &mut Hand,
         count: usize,
         mut root_of: impl FnMut(u32) -> Option<u64>,
-    ) -> Vec<(TreeRoot, Position)> {
+    ) -> Vec<Place> {
         let mut taken = Vec::new();
         let mut looks = LOOKS_PER_STEP;
         if hand.0 >= self.order.len() {
@@ -139,8 +142,13 @@ impl Overlay {
         taken
     }
 
+    /// Whether the hand is through with all entries; it goes round again if it goes on.
+    pub(in crate::store) fn is_round(&self, hand: &Hand) -> bool {
+        hand.0 >= self.order.len()
+    }
+
     /// Claims what [`Overlay::take_next`] said.
-    pub(in crate::store) fn claim_at(&self, (tree, position): (TreeRoot, Position)) -> Claimed<'_> {
+    pub(in crate::store) fn claim_at(&self, (tree, position): Place) -> Claimed<'_> {
         let Some(part) = self.part(tree) else { return Claimed::Nothing };
         let entry = self.entry_at(position);
         self.claimed(part, entry.claim(), Held::Entry(entry))

@@ -69,6 +69,8 @@ enum Left {
     Waits,
     /// The pages that were to be together.
     TooLarge(BTreeSet<PageId>),
+    /// It needs a page that was found to need more than there is room for.
+    TooHeavy,
     /// There is nothing to write of it.
     Nothing,
     /// The set was changed, and has to be made anew without the seed.
@@ -91,8 +93,10 @@ impl Flusher {
         if !self.drain(pages, take) {
             return Next::Waits;
         }
+        self.wanted.retain(|page| self.is_wanted.contains(page));
         let mut left_out = BTreeSet::new();
         let (mut too_large, mut tried) = (None, 0);
+        self.too_heavy.clear();
         let mut most = usize::MAX;
         let mut is_waiting = false;
         for _ in 0..MAX_ROUNDS {
@@ -111,6 +115,10 @@ impl Flusher {
                     Err(Left::Waits) => {
                         is_waiting |= left_out.insert(seed);
                     }
+                    Err(Left::TooHeavy) => {
+                        left_out.insert(seed);
+                        self.too_heavy.insert(seed);
+                    }
                     Err(Left::Spoilt) => {
                         is_waiting |= left_out.insert(seed);
                         spoilt = true;
@@ -123,6 +131,7 @@ impl Flusher {
                     Err(Left::TooLarge(needed)) => {
                         // Those of them that need less go first.
                         left_out.insert(seed);
+                        self.too_heavy.insert(seed);
                         seeds.extend(needed.iter().filter(|page| !left_out.contains(page)));
                         too_large.get_or_insert(needed);
                         tried += 1;
@@ -138,7 +147,6 @@ impl Flusher {
                     Ok(freed) => {
                         self.hand = hand.or(self.hand);
                         self.is_wanted.retain(|page| !set.contains(*page));
-                        self.wanted.retain(|page| self.is_wanted.contains(page));
                         return Next::Bundle(self.seal(pages, set, freed));
                     }
                     // It may do with half of them.
@@ -253,6 +261,9 @@ impl Flusher {
             match closing.needs(captured) {
                 Ok(needs) if needs.is_empty() => at += 1,
                 Ok(needs) => {
+                    if needs.iter().any(|page| self.too_heavy.contains(page)) {
+                        return Err(Left::TooHeavy);
+                    }
                     for page in needs.into_iter().collect::<BTreeSet<_>>() {
                         self.add(pages, set, page, added).map_err(|_| Left::Waits)?;
                     }
@@ -311,11 +322,13 @@ impl Flusher {
                 Ok(())
             }
             Capture::Clean | Capture::Free => {
+                self.is_wanted.remove(&page);
                 self.structure.settle([page], pages);
                 Err(Left::Nothing)
             }
             Capture::Gone => {
                 // What it was emptied by is its heirs' to keep, once it has any.
+                self.is_wanted.remove(&page);
                 self.put_back(page, dirt);
                 Err(Left::Waits)
             }

@@ -238,6 +238,30 @@ fn an_heir_that_was_evicted_does_not_hold_back_an_id() {
     assert_eq!((plan.pages.len(), &plan.freed[..]), (1, &[word(20, 2)][..]));
 }
 
+/// A parent whose leaves have all split twice: each of them needs it, and it needs all of them.
+#[test]
+fn what_is_too_large_is_captured_once_and_not_for_each_page_that_needs_it() {
+    const LEAVES: u64 = 20;
+    let (fake, mut flusher) = (Fake::default(), Flusher::new(1, None));
+    let (mut children, mut events) = (Vec::new(), Vec::new());
+    for leaf in 0..LEAVES {
+        let (page, second, third) = (20 + leaf, word(60 + leaf, 0), word(90 + leaf, 0));
+        fake.set(page, 2, Some(third), &[]);
+        fake.set(60 + leaf, 0, None, &[]);
+        fake.set(90 + leaf, 0, None, &[]);
+        children.extend([word(page, 1), second]);
+        let split = |new| Event::Split { tree: 1, page: id(page), new };
+        let posted = Event::Posted { tree: 1, parent: id(11), page: word(page, 1), new: second };
+        events.extend([dirty(11, page, 5), split(second), posted, split(third)]);
+    }
+    fake.set(11, 0, None, &children);
+    let mut take = looks(&[&events]);
+    let small = Room { bytes: 20, entries: 100 };
+    let next = flusher.next_bundle(&fake, &mut take, small, 20, Reason::Age);
+    assert!(matches!(next, Next::TooLarge(_)), "{next:?}");
+    assert!(flusher.captures < 10 * LEAVES, "{} captures", flusher.captures);
+}
+
 #[test]
 fn events_without_end_are_left_for_later() {
     let (fake, mut flusher) = (Fake::default(), Flusher::new(1, None));

@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::btree::{Content, PageView};
-use crate::store::engine::keeper::Who;
 use crate::store::engine::registry::catalog;
 use crate::store::engine::tests::{Model, Store};
 use crate::store::word::{ChildWord, MapView, MapWord, PageId};
@@ -33,7 +32,7 @@ async fn view(store: &Store, id: PageId) -> Result<Option<PageView>, String> {
         let viewed = store.core.pin().view(id);
         match viewed {
             Ok(view) => return Ok(view),
-            Err(miss) => store.load(miss, Who::Anyone).await.map_err(|error| error.to_string())?,
+            Err(miss) => store.load(miss).await.map_err(|error| error.to_string())?,
         }
     }
 }
