@@ -44,7 +44,7 @@ fn a_flush_of_the_keeper_that_fails_lets_no_write_become_durable() {
 /// The log and the keeper flush at the same time, and either may be the one to hear of a loss.
 #[test]
 fn whichever_flush_fails_nothing_is_lost_that_was_acknowledged() {
-    for number in 0..60 {
+    for number in 0..30 {
         let slow = MemoryOptions::disk(64 << 20).write_latency(Duration::from_millis(1));
         let disk = Disk::new(slow, number);
         let acknowledged = a_life(&disk, async move |disk| {

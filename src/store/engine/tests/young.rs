@@ -35,11 +35,12 @@ fn a_group_that_lacks_a_segment_is_not_begun() {
         }
         let full = checkpoint.await.expect("it does not panic").expect_err("it takes more segments");
         assert_eq!(full.kind(), ErrorKind::NoSpace, "{full}");
-        let flusher = store.shared.flusher();
-        assert!(flusher.dirty_count() > 100, "it was the group that did not fit");
-        assert_eq!(flusher.under_way_count(), 0);
-        assert!(flusher.oldest().is_some_and(|oldest| oldest <= first));
-        drop(flusher);
+        {
+            let flusher = store.shared.flusher();
+            assert!(flusher.dirty_count() > 100, "it was the group that did not fit");
+            assert_eq!(flusher.under_way_count(), 0);
+            assert!(flusher.oldest().is_some_and(|oldest| oldest <= first));
+        }
         assert_eq!(get(&store, b"pear").await.as_deref(), Some(&b"7"[..]));
     });
 }
