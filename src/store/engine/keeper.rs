@@ -36,6 +36,8 @@ const BUNDLE_BYTES: usize = 128 << 10;
 const GROWTH_BYTES: usize = 1 << 20;
 /// A bundle of so many bytes is worth its trailer.
 const WORTHWHILE_BYTES: u64 = 32 << 10;
+/// So many eighths of the log are worth a checkpoint.
+const WORTHWHILE_EIGHTHS: u64 = 2;
 /// What a dirty page is taken to have, in bytes.
 const PAGE_BYTES: u64 = 4096;
 /// How many bytes a core evicts at once for those that wait.
@@ -129,8 +131,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
             if is_full && is_through {
-                if self.can_start_later().await {
-                    if self.env.now() >= not_before {
+                if let Some(eighths) = self.could_go().await {
+                    // A bit of the log is worth a checkpoint only if it will be full soon.
+                    let is_urgent = load.log_used * 8 > load.log_limit * 7;
+                    let is_worthwhile = is_urgent || eighths >= WORTHWHILE_EIGHTHS;
+                    if is_worthwhile && self.env.now() >= not_before {
                         match self.load_overlaid_frames().await {
                             Ok(()) => {
                                 self.take_checkpoint(false).await?;
@@ -216,13 +221,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
-    /// Whether a checkpoint would let some of the log go.
-    async fn can_start_later(&self) -> bool {
+    /// How much of the log a checkpoint would let go, in eighths of its writes. None if not even a
+    /// segment.
+    async fn could_go(&self) -> Option<u64> {
         let number = self.log_start_number();
         let position = self.log.shared().with_leader(|leader| leader.position()).await;
         let mut state = self.shared.state();
         state.note(position);
-        state.start_for(number).is_some_and(|point| point.segment.segment != state.superblock.log.segment)
+        let start = state.superblock.log;
+        let point = state.start_for(number).filter(|point| point.segment.segment != start.segment)?;
+        let writes = position.first.saturating_sub(start.first_write).max(1);
+        Some(point.first.saturating_sub(start.first_write).saturating_mul(8) / writes)
     }
 
     /// The number from which on the log has to be kept.
