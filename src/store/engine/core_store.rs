@@ -10,6 +10,7 @@ use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
 use super::state::PageState;
+use super::values::LongValues;
 use crate::block::Namespace;
 use crate::error::{Error, Outcome, Result};
 use crate::store::btree::{Core, Nodes};
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) overlay: LateOverlay,
     trees: Mutex<Trees>,
     pub(super) loads: Loads,
+    pub(super) values: LongValues,
     pub(super) round: Arc<Round>,
     /// There is something for the keeper to do.
     pub(super) keeper: Arc<Signal>,
@@ -79,6 +81,7 @@ impl Shared {
             overlay: LateOverlay::default(),
             trees: Mutex::default(),
             loads: Loads::default(),
+            values: LongValues::default(),
             round: Arc::default(),
             keeper,
             progress: Progress::default(),

@@ -26,6 +26,7 @@ use super::signal::Signal;
 use super::state::{PageState, point};
 use super::superblocks::{self, Copies, Found};
 use super::trees::made_by_log;
+use super::values::reclaim_when_asked;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::mem::DmaBuf;
@@ -362,6 +363,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Starts what runs in the background.
     fn start(self: &Rc<Self>) {
         self.env.spawn("store keeper", Rc::clone(self).keep());
+        let asked = Arc::clone(&self.shared.values.asked);
+        self.env.spawn("store values", reclaim_when_asked(Rc::downgrade(self), asked));
     }
 
     /// Makes the new epoch durable, before anything else is written.

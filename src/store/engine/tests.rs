@@ -5,6 +5,7 @@ mod scan;
 mod transaction;
 mod trees;
 mod update;
+mod values;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
