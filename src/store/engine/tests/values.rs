@@ -156,14 +156,14 @@ fn readers_beside_writers_see_whole_values() {
         // Its first byte says what the others are.
         let uniform = |fill: u8, len: usize| vec![fill; len];
         for key in 0..3 {
-            put(&store, root, &[key], &uniform(key, 20_000)).await;
+            put(&store, root, &[key], &uniform(key, 200_000)).await;
         }
         let writers = (0..3_u64).map(|seed| {
             let store = &store;
             async move {
                 let mut random = StdRng::seed_from_u64(seed);
-                for _ in 0..40 {
-                    let (key, len) = (random.random_range(0..3), random.random_range(1..60_000));
+                for _ in 0..12 {
+                    let (key, len) = (random.random_range(0..3), random.random_range(1..200_000));
                     put(store, root, &[key], &uniform(random.random(), len)).await;
                 }
             }
@@ -171,7 +171,7 @@ fn readers_beside_writers_see_whole_values() {
         let readers = (0..3_u8).map(|key| {
             let store = &store;
             async move {
-                for _ in 0..60 {
+                for _ in 0..40 {
                     let is_whole = |found: &[u8]| found.iter().all(|byte| *byte == found[0]);
                     let is_whole = store.get(root, &[key], is_whole).await.expect("it works");
                     assert_eq!(is_whole, Some(true));
@@ -186,6 +186,30 @@ fn readers_beside_writers_see_whole_values() {
         .await;
         let left = entries(&store, root, Direction::Forwards).await;
         has_pieces_of(&store, left.iter().map(|(_, value)| value.len())).await;
+    });
+}
+
+/// A reader that has read half of a value when that is replaced and reclaimed gets what the key has
+/// by then, and so does a scan.
+#[test]
+fn a_reader_whose_value_goes_reads_the_next_one() {
+    on_a_disk(64 << 20, async |disk| {
+        let store = reopen(&disk).await;
+        let root = tree(&store).await;
+        for next in [Some(value(2, 200_000)), Some(value(3, 5)), None] {
+            put(&store, root, b"key", &value(1, 400_000)).await;
+            let mut reading = Box::pin(store.get(root, b"key", <[u8]>::to_vec));
+            let mut scanning = Box::pin(entries(&store, root, Direction::Forwards));
+            assert!(futures_util::poll!(reading.as_mut()).is_pending(), "it yields every 120 KiB");
+            assert!(futures_util::poll!(scanning.as_mut()).is_pending());
+            match &next {
+                Some(next) => _ = put(&store, root, b"key", next).await,
+                None => _ = store.delete(root, b"key", Durability::None).await.expect("it works"),
+            }
+            has_pieces_of(&store, next.iter().map(Vec::len)).await;
+            assert_eq!(reading.await.expect("it works"), next);
+            assert_eq!(scanning.await, Vec::from_iter(next.map(|next| (b"key".to_vec(), next))));
+        }
     });
 }
 
