@@ -148,3 +148,5 @@ mod transaction;
 mod trees;
 #[cfg(not(any(loom, shuttle)))]
 mod update;
+#[cfg(not(any(loom, shuttle)))]
+mod values;

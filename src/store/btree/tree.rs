@@ -99,6 +99,9 @@ impl State {
     }
 }
 
+/// The longest key and value together that a leaf takes, in bytes.
+const MAX_ENTRY_BYTES: usize = MAX_KEY_BYTES + 1008;
+
 /// What a key has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Value<'g> {
@@ -122,7 +125,11 @@ impl<'v> Change<'v> {
     fn check(self, key: &[u8]) -> Result<(), Refusal> {
         match self {
             _ if key.len() > MAX_KEY_BYTES => Err(Refusal::KeyTooLong),
-            Self::Put(value) if value.len() > MAX_LEAF_VALUE_BYTES => Err(Refusal::ValueTooLong),
+            Self::Put(value)
+                if value.len() > MAX_LEAF_VALUE_BYTES || key.len() + value.len() > MAX_ENTRY_BYTES =>
+            {
+                Err(Refusal::ValueTooLong)
+            }
             _ => Ok(()),
         }
     }
@@ -156,7 +163,7 @@ pub(in crate::store) enum Refusal {
     NoRoom,
     /// The key is longer than [`MAX_KEY_BYTES`].
     KeyTooLong,
-    /// The value is longer than [`MAX_LEAF_VALUE_BYTES`], and is to lie elsewhere.
+    /// The value is longer than a leaf takes, and is to lie elsewhere.
     ValueTooLong,
     /// A page is not in memory. A number that was drawn for the write is void.
     Miss(Miss),

@@ -31,7 +31,8 @@ pub(super) async fn collect_when_asked<E: Env, N: Namespace>(
 
 impl<E: Env, N: Namespace> Drop for CoreStore<E, N> {
     fn drop(&mut self) {
-        // The task sees that it is gone.
+        // The tasks see that it is gone.
         self.asked.set();
+        self.shared.values.asked.set();
     }
 }

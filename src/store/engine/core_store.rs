@@ -13,6 +13,7 @@ use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
 use super::state::PageState;
+use super::values::LongValues;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
@@ -44,6 +45,7 @@ pub(super) struct Shared {
     pub(super) draining: Draining,
     trees: Mutex<Trees>,
     pub(super) loads: Loads,
+    pub(super) values: LongValues,
     pub(super) round: Arc<Round>,
     /// There is something for the keeper to do.
     pub(super) keeper: Arc<Signal>,
@@ -101,6 +103,7 @@ impl Shared {
             draining: Draining::default(),
             trees: Mutex::default(),
             loads: Loads::default(),
+            values: LongValues::default(),
             round: Arc::default(),
             keeper,
             progress: Progress::default(),

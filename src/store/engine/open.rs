@@ -26,6 +26,7 @@ use super::signal::Signal;
 use super::state::{PageState, point};
 use super::superblocks::{self, Copies, Found};
 use super::trees::made_by_log;
+use super::values::reclaim_when_asked;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::mem::DmaBuf;
@@ -388,6 +389,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let duty = |name| Duty::new(&self.shared, name);
         self.env.spawn("store keeper", Rc::clone(self).keep(duty("store keeper")));
         self.env.spawn("store drain", Rc::clone(self).drain(duty("store drain")));
+        let asked = Arc::clone(&self.shared.values.asked);
+        self.env.spawn("store values", reclaim_when_asked(Rc::downgrade(self), asked));
     }
 
     /// Makes the new epoch durable, before anything else is written.

@@ -3,14 +3,23 @@
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
+use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Numbers, Refusal, TreeRoot};
+use crate::store::btree::{Change, Miss, Numbers, Refusal, TreeRoot};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::{Claimed, Newest, TreeRoot as OverlaidTree};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
+
+/// What a key has.
+pub(super) enum Look<R> {
+    Absent,
+    /// What was made of its value.
+    Value(R),
+    Elsewhere(Reference),
+}
 
 /// The numbers of one record.
 pub(super) struct Logged<'r, 'a> {
@@ -75,31 +84,56 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// As for loading a page.
+    /// As for loading a page, and for a long value that there is no memory for its copy.
     pub(in crate::store) async fn get<R>(
         &self,
         tree: TreeRoot,
         key: &[u8],
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<Option<R>> {
+        let (mut read, mut failed) = (Some(read), None);
         loop {
-            if let Some(overlay) = self.overlay.borrow_mut().get()
-                && let Some(newest) = overlay.get(overlaid(tree), key)
-            {
-                return match newest {
-                    Newest::Put { value, .. } => Ok(Some(read(value))),
-                    Newest::Deleted => Ok(None),
-                    Newest::PutReference { .. } => Err(no_references()),
-                };
+            match self.look(tree, key, &mut read) {
+                Ok(Look::Absent) => return Ok(None),
+                Ok(Look::Value(made)) => return Ok(Some(made)),
+                Ok(Look::Elsewhere(reference)) => {
+                    // Boxed: few values are long, and a long one's future asks for pieces by `get`.
+                    let value = Box::pin(self.read_value(&reference, &mut failed)).await?;
+                    if let Some(value) = value {
+                        return Ok(read.take().map(|read| read(&value)));
+                    }
+                }
+                Err(miss) => self.load(miss).await?,
             }
-            let miss = match self.core.pin().get(tree, key) {
-                Ok(None) => return Ok(None),
-                Ok(Some(found)) if found.is_reference => return Err(no_references()),
-                Ok(Some(found)) => return Ok(Some(read(found.value))),
-                Err(miss) => miss,
-            };
-            self.load(miss).await?;
         }
+    }
+
+    /// What is known of a key without waiting. `read` is there until it has read a value.
+    ///
+    /// # Panics
+    ///
+    /// If `read` is not there.
+    pub(super) fn look<R, F: FnOnce(&[u8]) -> R>(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        read: &mut Option<F>,
+    ) -> std::result::Result<Look<R>, Miss> {
+        let mut made = |value: &[u8]| Look::Value(read.take().expect("it reads once")(value));
+        if let Some(overlay) = self.overlay.borrow_mut().get()
+            && let Some(newest) = overlay.get(overlaid(tree), key)
+        {
+            return Ok(match newest {
+                Newest::Put { value, .. } => made(value),
+                Newest::Deleted => Look::Absent,
+                Newest::PutReference { reference, .. } => Look::Elsewhere(reference),
+            });
+        }
+        Ok(match self.core.pin().get(tree, key)? {
+            None => Look::Absent,
+            Some(found) if found.is_reference => Look::Elsewhere(reference_of(found.value)),
+            Some(found) => made(found.value),
+        })
     }
 
     /// Puts or deletes one key, and says how durable that is to be. The number of the write.
@@ -245,7 +279,7 @@ fn room_of(change: Change<'_>) -> Room {
     }
 }
 
-/// Values that lie elsewhere come with a later step.
-pub(super) fn no_references() -> Error {
-    Error::new(ErrorKind::Unsupported, "read store").because("the value lies in pages of its own")
+/// The reference that an entry of the kind has.
+pub(super) fn reference_of(value: &[u8]) -> Reference {
+    value.try_into().expect("a leaf's reference has its length")
 }

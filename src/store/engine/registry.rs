@@ -16,6 +16,17 @@ pub(in crate::store) fn catalog() -> TreeRoot {
     TreeRoot { tree: 0, root: ChildWord::new(id, Epoch::FIRST) }
 }
 
+/// The tree of long values.
+pub(in crate::store) fn values() -> TreeRoot {
+    let id = PageId::new(2).expect("small");
+    TreeRoot { tree: 1, root: ChildWord::new(id, Epoch::FIRST) }
+}
+
+/// The trees that each store has from the start, and that have no names.
+pub(super) fn unnamed() -> [TreeRoot; 2] {
+    [catalog(), values()]
+}
+
 /// What the keys of the catalog that name trees begin with.
 pub(super) const NAMES: u8 = b't';
 
@@ -46,18 +57,24 @@ impl NamedTree {
         let name = std::str::from_utf8(key.strip_prefix(&[NAMES])?).ok()?;
         let mut reader = Reader::new(value);
         let (tree, root, options) = (reader.u32()?, ChildWord::from_bits(reader.u64()?), reader.u64()?);
-        let is_tree = tree != catalog().tree && root.is_some() && reader.is_empty();
+        let is_tree = tree > values().tree && root.is_some() && reader.is_empty();
         is_tree.then(|| Self { name: name.into(), root: TreeRoot { tree, root }, options })
     }
 }
 
-/// The trees of a store, without the catalog.
-#[derive(Debug, Default)]
+/// The trees of a store that have names.
+#[derive(Debug)]
 pub(super) struct Trees {
     by_number: BTreeMap<u32, NamedTree>,
     by_name: HashMap<Box<str>, u32>,
     /// The largest number that a tree ever had, as far as that is known.
     last: u32,
+}
+
+impl Default for Trees {
+    fn default() -> Self {
+        Self { by_number: BTreeMap::new(), by_name: HashMap::new(), last: values().tree }
+    }
 }
 
 impl Trees {
@@ -97,10 +114,8 @@ impl Trees {
 
     /// The root that a tree has now.
     pub(super) fn root_of(&self, number: u32) -> Option<TreeRoot> {
-        if number == catalog().tree {
-            return Some(catalog());
-        }
-        self.by_number.get(&number).map(|tree| tree.root)
+        let unnamed = unnamed().into_iter().find(|tree| tree.tree == number);
+        unnamed.or_else(|| self.by_number.get(&number).map(|tree| tree.root))
     }
 
     /// Does what the log says, whether it was done before or not.

@@ -22,7 +22,8 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::core_store::CoreStore;
-use super::operations::{no_references, overlaid};
+use super::operations::{overlaid, reference_of};
+use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Refusal, Target, TreeRoot, Value};
@@ -41,7 +42,7 @@ struct Batch {
     /// Where each key and each value ends; a value begins where its key ends.
     ends: Vec<(usize, usize)>,
     next: usize,
-    /// A value lies elsewhere. The entries before it are good.
+    /// The last value lies elsewhere: its bytes are the reference.
     has_reference: bool,
     is_full: bool,
 }
@@ -54,17 +55,33 @@ impl Batch {
     }
 
     /// Copies an entry, unless the batch is full.
-    fn push(&mut self, key: &[u8], value: Option<&[u8]>) {
+    fn push(&mut self, key: &[u8], value: &[u8], is_reference: bool) {
         let is_over = !self.ends.is_empty() && self.bytes.len() + key.len() > BATCH_BYTES;
         self.is_full |= is_over || self.has_reference;
         if self.is_full {
             return;
         }
-        self.has_reference = value.is_none();
+        self.has_reference = is_reference;
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len();
-        self.bytes.extend_from_slice(value.unwrap_or_default());
+        self.bytes.extend_from_slice(value);
         self.ends.push((key_end, self.bytes.len()));
+    }
+
+    /// The next entry that is to be given out, if its value lies elsewhere.
+    fn next_elsewhere(&self) -> Option<(&[u8], Reference)> {
+        let is_it = self.has_reference && self.next + 1 == self.ends.len();
+        let (key, reference) = self.entry(self.next).filter(|_| is_it)?;
+        Some((key, reference_of(reference)))
+    }
+
+    /// The last entry gets its value in place of the reference.
+    fn set_value(&mut self, value: &[u8]) {
+        let (key_end, end) = self.ends.last_mut().expect("it has the entry");
+        self.bytes.truncate(*key_end);
+        self.bytes.extend_from_slice(value);
+        *end = self.bytes.len();
+        self.has_reference = false;
     }
 
     fn entry(&self, at: usize) -> Option<(&[u8], &[u8])> {
@@ -113,15 +130,40 @@ impl<E: Env, N: Namespace> Scan<E, N> {
     ///
     /// As for [`Scan::next`].
     pub(in crate::store) async fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        loop {
+            if self.batch.next == self.batch.ends.len() && !self.is_done {
+                self.read_leaf().await?;
+            } else if let Some((key, reference)) = self.batch.next_elsewhere() {
+                let mut value = Box::pin(self.store.read_value(&reference, &mut None)).await?;
+                if value.is_none() {
+                    // It was replaced after the leaf was read.
+                    value = self.store.get(self.tree, key, <[u8]>::to_vec).await?;
+                }
+                match value {
+                    Some(value) => self.batch.set_value(&value),
+                    None => self.batch.next += 1,
+                }
+            } else {
+                break;
+            }
+        }
+        let at = self.batch.next;
+        self.batch.next = (at + 1).min(self.batch.ends.len());
+        Ok(self.batch.entry(at))
+    }
+
+    /// The next key, whatever its value is; None at the end.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Scan::next`].
+    pub(in crate::store) async fn next_key(&mut self) -> Result<Option<&[u8]>> {
         while self.batch.next == self.batch.ends.len() && !self.is_done {
             self.read_leaf().await?;
         }
         let at = self.batch.next;
-        if self.batch.has_reference && at + 1 == self.batch.ends.len() {
-            return Err(no_references());
-        }
         self.batch.next = (at + 1).min(self.batch.ends.len());
-        Ok(self.batch.entry(at))
+        Ok(self.batch.entry(at).map(|(key, _)| key))
     }
 
     /// Copies what one leaf has ahead, and goes on to the next. There may be nothing.
@@ -149,7 +191,7 @@ impl<E: Env, N: Namespace> Scan<E, N> {
         let mut merge = Merge::new(view.as_ref(), *direction);
         let each = |key: &[u8], value: Value<'_>| {
             if lies_in(key, range) {
-                merge.leaf(key, (!value.is_reference).then_some(value.value), batch);
+                merge.leaf(key, value, batch);
             }
         };
         let next = pin.scan_leaf(*tree, &target(lower, upper, *direction), each)?;
@@ -214,8 +256,8 @@ impl<'v> Merge<'v> {
         }
     }
 
-    /// One more entry of the leaf. None for a value that lies elsewhere.
-    fn leaf(&mut self, key: &[u8], value: Option<&[u8]>, batch: &mut Batch) {
+    /// One more entry of the leaf.
+    fn leaf(&mut self, key: &[u8], value: Value<'_>, batch: &mut Batch) {
         while let Some(record) = self.records.peek().copied()
             && self.is_before(record.key, key)
         {
@@ -227,7 +269,7 @@ impl<'v> Merge<'v> {
             view.end().is_some_and(|end| self.is_before(end, key)) || view.hides(key)
         };
         if !self.view.is_some_and(is_hidden) {
-            batch.push(key, value);
+            batch.push(key, value.value, value.is_reference);
         }
     }
 
@@ -243,8 +285,8 @@ impl<'v> Merge<'v> {
 
 fn push_record(record: &Record<'_>, batch: &mut Batch) {
     match record.newest {
-        Newest::Put { value, .. } => batch.push(record.key, Some(value)),
-        Newest::PutReference { .. } => batch.push(record.key, None),
+        Newest::Put { value, .. } => batch.push(record.key, value, false),
+        Newest::PutReference { reference, .. } => batch.push(record.key, &reference, true),
         Newest::Deleted => {}
     }
 }

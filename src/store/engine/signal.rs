@@ -1,6 +1,7 @@
 //! A signal to one task: set by any core, awaited by whoever has the task.
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -32,6 +33,30 @@ impl Signal {
             if self.is_set.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
         })
     }
+}
+
+/// Runs some futures beside each other until all have ended, or one has failed. They are few: each
+/// time one is woken all are asked.
+pub(super) async fn all<E>(
+    futures: impl Iterator<Item = impl Future<Output = Result<(), E>>>,
+) -> Result<(), E> {
+    let mut running: Vec<Pin<Box<_>>> = futures.map(Box::pin).collect();
+    poll_fn(|cx| {
+        let mut failed = None;
+        running.retain_mut(|future| match future.as_mut().poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(result) => {
+                failed = failed.take().or(result.err());
+                false
+            }
+        });
+        match failed {
+            Some(error) => Poll::Ready(Err(error)),
+            None if running.is_empty() => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
+    })
+    .await
 }
 
 /// A list of tasks that wait for something to move on.

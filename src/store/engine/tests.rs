@@ -8,6 +8,7 @@ mod scan;
 mod transaction;
 mod trees;
 mod update;
+mod values;
 mod young;
 
 use std::collections::BTreeMap;

@@ -21,6 +21,14 @@
 //! record that there may be. If the changes are longer than that the transaction is refused, and
 //! nothing was changed.
 //!
+//! # Long values
+//!
+//! One that is to be read is read before the third step, which begins again if the key refers to
+//! another one by then. One that is written, or replaced, makes the transaction a longer one
+//! ([`long`]): the closure runs, what it saw is noted, the new values are written, and the changes
+//! are made if the keys still have what it saw. If not it runs again. So it has to do the same for
+//! the same values, but for what it returns: its last call counts.
+//!
 //! # If memory runs out between two changes
 //!
 //! That must not be, as the first of them cannot be taken back. So there is memory for
@@ -30,18 +38,21 @@
 //! written nevertheless and the store fails**: it takes no writes any more, and whoever opens it
 //! again finds the whole transaction.
 
+mod long;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::core_store::CoreStore;
-use super::operations::{Known, no_references, operation};
+use super::operations::{Known, operation, reference_of};
 use super::update::{LONGEST_VALUE, effect_of};
+use super::values::{INLINE_BYTES, Reference};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, MAX_LEAF_VALUE_BYTES, Miss, TreeRoot};
+use crate::store::btree::{Change, Miss, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
-use crate::store::options::{Durability, MAX_KEY_BYTES};
+use crate::store::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
 
 /// What a change takes of the memory if its leaf is split: two leaves, and a part of the page
@@ -124,27 +135,51 @@ impl Transaction<'_> {
     /// What it changes, without the deletions of what is not there.
     fn finish(self) -> Changes {
         let all = self.writes.into_iter().zip(&self.found).enumerate();
-        let list = all.filter_map(|(place, (write, found))| match write {
-            Staged::Put(range) if found.is_some() => Some((place, Some(range), Effect::None)),
-            Staged::Put(range) => Some((place, Some(range), effect_of(false, Change::Put(&[])))),
-            Staged::Delete if found.is_some() => Some((place, None, effect_of(true, Change::Delete))),
-            Staged::Delete | Staged::Nothing => None,
+        let list = all.filter_map(|(place, (write, found))| {
+            let to = match write {
+                Staged::Put(range) => To::Put(range),
+                Staged::Delete if found.is_some() => To::Delete,
+                Staged::Delete | Staged::Nothing => return None,
+            };
+            let change = if to == To::Delete { Change::Delete } else { Change::Put(&[]) };
+            Some(OneChange { place, effect: effect_of(found.is_some(), change), to })
         });
         Changes { list: list.collect(), staged: self.staged }
     }
 }
 
-/// What a transaction changes: the place of the key, its new value among the staged bytes, the
-/// effect on the number of keys.
+/// What becomes of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum To {
+    /// A value among the staged bytes.
+    Put(Range<usize>),
+    /// A value that is written already.
+    Reference(Reference),
+    Delete,
+}
+
+struct OneChange {
+    /// Of the key.
+    place: usize,
+    to: To,
+    /// On the number of keys.
+    effect: Effect,
+}
+
+/// What a transaction changes.
 struct Changes {
-    list: Vec<(usize, Option<Range<usize>>, Effect)>,
+    list: Vec<OneChange>,
     staged: Vec<u8>,
 }
 
 impl Changes {
     fn iter<'c>(&'c self, keys: &'c [Key<'c>]) -> impl Iterator<Item = (Key<'c>, Change<'c>, Effect)> {
-        self.list.iter().map(|(place, value, effect)| {
-            let change = value.clone().map_or(Change::Delete, |value| Change::Put(&self.staged[value]));
+        self.list.iter().map(|OneChange { place, to, effect }| {
+            let change = match to {
+                To::Put(range) => Change::Put(&self.staged[range.clone()]),
+                To::Reference(reference) => Change::PutReference(reference),
+                To::Delete => Change::Delete,
+            };
             (keys[*place], change, *effect)
         })
     }
@@ -153,17 +188,32 @@ impl Changes {
         self.iter(keys).map(|((tree, key), change, effect)| operation(tree, key, change, effect))
     }
 
-    /// Why this cannot be, if it cannot; `most` is the room for its record.
-    fn check(&self, keys: &[Key<'_>], most: usize) -> Result<()> {
-        let is_too_long = |change| matches!(change, Change::Put(value) if value.len() > MAX_LEAF_VALUE_BYTES);
-        if self.iter(keys).any(|(_, change, _)| is_too_long(change)) {
+    /// The length of their record, in bytes.
+    fn record_bytes(&self, keys: &[Key<'_>]) -> usize {
+        self.operations(keys).map(|operation| operation.encoded_len()).sum()
+    }
+
+    /// Whether a value does not lie with its key: one that is put, or one of those that are `seen`
+    /// and go.
+    fn has_long(&self, seen: &[Option<Value<'_>>]) -> bool {
+        self.list.iter().any(|change| {
+            let is_long = matches!(&change.to, To::Put(range) if range.len() > INLINE_BYTES);
+            is_long || seen[change.place].is_some_and(|seen| seen.is_reference)
+        })
+    }
+
+    fn check(&self) -> Result<()> {
+        let is_too_long =
+            |change: &OneChange| matches!(&change.to, To::Put(range) if range.len() > MAX_VALUE_BYTES);
+        if self.list.iter().any(is_too_long) {
             return refused("a value is longer than a store takes");
-        }
-        if self.operations(keys).map(|operation| operation.encoded_len()).sum::<usize>() > most {
-            return refused("its changes are longer than a record of the log may be");
         }
         Ok(())
     }
+}
+
+fn too_long<T>() -> Result<T> {
+    refused("its changes are longer than a record of the log may be")
 }
 
 fn refused<T>(why: &str) -> Result<T> {
@@ -178,15 +228,27 @@ fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
     places.map(|(at, (tree, key))| *first.entry((tree.tree, *key)).or_insert(at)).collect()
 }
 
+/// What a transaction's closure asks of the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    All,
+    /// Whether they are there. Long values are not read, and look empty.
+    Presence,
+}
+
 /// What became of an attempt to run a transaction.
 enum Attempt<R> {
     Missed(Miss),
+    /// A long value was replaced after it was read.
+    Outdated,
     Ran(R, Changes),
+    /// The same, and the changes are not to be made without what the closure [saw](long::Seen).
+    Long(R, Changes, long::Seen),
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Lets `run` read and change these keys in one step. What it returned, and the number of the
-    /// write, if it changed something.
+    /// write, if it changed something. It may be called several times; see the head of the module.
     ///
     /// # Errors
     ///
@@ -197,7 +259,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         &self,
         keys: &[Key<'_>],
         durability: Durability,
-        run: impl FnOnce(&mut Transaction<'_>) -> R,
+        run: impl FnMut(&mut Transaction<'_>) -> R,
+    ) -> Result<(R, Option<u64>)> {
+        self.transact_reading(Reads::All, keys, durability, run).await
+    }
+
+    /// The same where the closure may not ask for all that there is.
+    pub(super) async fn transact_reading<R>(
+        &self,
+        reads: Reads,
+        keys: &[Key<'_>],
+        durability: Durability,
+        mut run: impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<(R, Option<u64>)> {
         if keys.iter().any(|(_, key)| key.len() > MAX_KEY_BYTES) {
             return refused("a key is longer than a store takes");
@@ -206,24 +279,37 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             operation(*tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len()
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
-        let mut run = Some(run);
+        let (mut long, mut failed) = (long::Values::new(), None);
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
+            if reads == Reads::All && !self.read_long(keys, &mut long, &mut failed).await? {
+                continue;
+            }
             let mut room = self.log_room(most).await?;
             // Nothing awaits from here to the record.
-            let (result, changes) = match self.attempt(keys, &mut run)? {
+            let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
+                Attempt::Outdated => continue,
                 Attempt::Missed(miss) => {
                     drop(room);
                     self.load(miss).await?;
                     continue;
                 }
+                Attempt::Long(result, changes, seen) => {
+                    drop(room);
+                    match self.carry_out(keys, changes, &seen, durability).await? {
+                        Some(number) => return Ok((result, Some(number))),
+                        None => continue,
+                    }
+                }
             };
             if changes.list.is_empty() {
                 return Ok((result, None));
             }
-            changes.check(keys, most)?;
+            if changes.record_bytes(keys) > most {
+                return too_long();
+            }
             let number = self.apply(keys, &changes, &mut room)?;
             drop(room);
             self.log.commit(number, durability);
@@ -232,28 +318,41 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
-    fn attempt<R, F: FnOnce(&mut Transaction<'_>) -> R>(
+    fn attempt<R>(
         &self,
         keys: &[Key<'_>],
-        run: &mut Option<F>,
+        (reads, long): (Reads, &long::Values),
+        run: &mut impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<Attempt<R>> {
         let pin = self.core.pin();
-        let found: std::result::Result<Vec<_>, Miss> =
+        let seen: std::result::Result<Vec<_>, Miss> =
             keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect();
-        let found = match found {
-            Ok(found) => found,
+        let seen = match seen {
+            Ok(seen) => seen,
             Err(miss) => return Ok(Attempt::Missed(miss)),
         };
-        if found.iter().flatten().any(|found| found.is_reference) {
-            return Err(no_references());
+        let mut found = Vec::with_capacity(keys.len());
+        for seen in &seen {
+            found.push(match seen {
+                Some(seen) if seen.is_reference && reads == Reads::Presence => Some(&[][..]),
+                Some(seen) if seen.is_reference => match long.get(&reference_of(seen.value)) {
+                    Some(value) => Some(&value[..]),
+                    None => return Ok(Attempt::Outdated),
+                },
+                seen => seen.map(|seen| seen.value),
+            });
         }
-        let found = found.into_iter().map(|found| found.map(|found| found.value)).collect();
         let first = first_places(keys);
         let writes = vec![Staged::Nothing; keys.len()];
         let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
-        let run = run.take().expect("it runs once: nothing is missed after that");
         let result = run(&mut transaction);
-        Ok(Attempt::Ran(result, transaction.finish()))
+        let changes = transaction.finish();
+        changes.check()?;
+        Ok(if changes.has_long(&seen) {
+            Attempt::Long(result, changes, long::Seen::new(&seen))
+        } else {
+            Attempt::Ran(result, changes)
+        })
     }
 
     /// Brings over what the overlay has of the keys, loads their leaves, and waits for memory.
@@ -288,8 +387,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 break;
             }
         }
-        let len = changes.operations(keys).map(|operation| operation.encoded_len()).sum();
-        room.append(len, |mut out| {
+        room.append(changes.record_bytes(keys), |mut out| {
             for operation in changes.operations(keys) {
                 out = operation.encode(out);
             }

@@ -2,7 +2,8 @@
 //!
 //! The **catalog** is tree 0, whose root is page 1. For each other tree it has an entry under
 //! [`NAMES`] and the tree's name: its number, the child word of its root, its options. Numbers are
-//! not used again while the store is open.
+//! not used again while the store is open. Tree 1, whose root is page 2, has the long values
+//! (`values`).
 //!
 //! Everything that happens to a tree as a whole is one record of the log, with an operation on the
 //! tree and the change of the catalog that goes with it. So the catalog is a tree like any other,
@@ -37,7 +38,7 @@ use std::rc::Rc;
 
 use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
-use super::registry::{NAMES, NamedTree, Trees, catalog};
+use super::registry::{NAMES, NamedTree, Trees, catalog, unnamed};
 use super::scan::Scan;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -76,7 +77,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// As for loading a page, and that the catalog is damaged.
     pub(super) async fn open_trees(self: &Rc<Self>, records: Builder) -> Result<()> {
-        self.make_root(catalog()).await?;
+        for tree in unnamed() {
+            self.make_root(tree).await?;
+        }
         for (root, from) in made_by_log(&records) {
             if self.make_root(root).await? {
                 self.dirty_root(root, from);
@@ -97,7 +100,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.shared.overlay.set(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
         *self.overlay.borrow_mut() = self.shared.overlay.access();
         *self.shared.trees() = trees;
-        Ok(())
+        self.open_values().await
     }
 
     /// Makes a root that was never durable; whether it was so.

@@ -8,15 +8,18 @@
 //! the log is taken for the longest value that a leaf has. To decide twice, once for the length,
 //! would be no better: the second decision may be another one, and the room too small again. The
 //! room is only counted, not touched, and given back with the record; all that it costs is that the
-//! buffer counts as full some [`MAX_LEAF_VALUE_BYTES`] bytes early.
+//! buffer counts as full some [`INLINE_BYTES`] bytes early. What turns out to be longer becomes a
+//! [transaction](super::transaction) of one key.
 //!
 //! As the key's state before is known, so is what the write does to the number of keys of its tree.
 
 use super::core_store::CoreStore;
-use super::operations::{Logged, no_references, operation};
+use super::operations::{Logged, operation};
+use super::transaction::{Reads, Transaction};
+use super::values::INLINE_BYTES;
 use crate::block::Namespace;
 use crate::error::Result;
-use crate::store::btree::{Change, MAX_LEAF_VALUE_BYTES, TreeRoot, Value};
+use crate::store::btree::{Change, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::Durability;
@@ -32,8 +35,8 @@ pub(in crate::store) enum Decision {
     Delete,
 }
 
-/// A value as long as a leaf may have it.
-pub(super) const LONGEST_VALUE: &[u8] = &[0; MAX_LEAF_VALUE_BYTES];
+/// A value as long as it may be to lie with its key.
+pub(super) const LONGEST_VALUE: &[u8] = &[0; INLINE_BYTES];
 
 /// The decision that was made last, with all that its record has.
 struct Decided {
@@ -80,7 +83,28 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         durability: Durability,
         decide: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> Decision,
     ) -> Result<Option<u64>> {
-        self.update_with(tree, key, (durability, Room::Ordinary), decide).await
+        self.update_with(tree, key, (durability, Room::Ordinary, Reads::All), decide).await
+    }
+
+    /// Puts a value of any length. The number of the write.
+    ///
+    /// # Errors
+    ///
+    /// As for [`CoreStore::update`].
+    pub(in crate::store) async fn put(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        value: &[u8],
+        durability: Durability,
+    ) -> Result<u64> {
+        let decide = |_: Option<&[u8]>, new: &mut Vec<u8>| {
+            new.extend_from_slice(value);
+            Decision::Put
+        };
+        let number =
+            self.update_with(tree, key, (durability, Room::Ordinary, Reads::Presence), decide).await?;
+        Ok(number.expect("what is put is not kept"))
     }
 
     /// Deletes a key. The number of the write; None if it was not there.
@@ -98,7 +122,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             Some(_) => Decision::Delete,
             None => Decision::Keep,
         };
-        self.update_with(tree, key, (durability, Room::Reserve), decide).await
+        self.update_with(tree, key, (durability, Room::Reserve, Reads::Presence), decide).await
     }
 
     /// Puts a key that is not there. The number of the write; None if it was there.
@@ -138,14 +162,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             None if found.is_some() => Decision::Delete,
             None => Decision::Keep,
         };
-        self.update_with(tree, key, (durability, Room::Ordinary), decide).await
+        self.update_with(tree, key, (durability, Room::Ordinary, Reads::All), decide).await
     }
 
     async fn update_with(
         &self,
         tree: TreeRoot,
         key: &[u8],
-        (durability, memory): (Durability, Room),
+        (durability, memory, reads): (Durability, Room, Reads),
         mut decide: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> Decision,
     ) -> Result<Option<u64>> {
         let most = operation(tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len();
@@ -154,7 +178,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(most).await?;
-            let mut is_elsewhere = false;
+            let mut is_long = false;
             let updated = {
                 let pin = self.core.pin_with(memory);
                 let mut numbers = Logged { room: &mut room };
@@ -162,11 +186,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     tree,
                     key,
                     |found: Option<Value<'_>>, value| {
-                        is_elsewhere = found.is_some_and(|found| found.is_reference);
-                        if is_elsewhere {
+                        is_long = found.is_some_and(|found| found.is_reference);
+                        if is_long {
                             return None;
                         }
                         last.decision = decide(found.map(|found| found.value), value);
+                        is_long = last.decision == Decision::Put && value.len() > INLINE_BYTES;
+                        if is_long {
+                            return None;
+                        }
                         let change = change(last.decision, value)?;
                         last.effect = effect_of(found.is_some(), change);
                         last.value.clear();
@@ -177,7 +205,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 )
             };
             match updated {
-                Ok(None) if is_elsewhere => return Err(no_references()),
+                Ok(None) if is_long => {
+                    drop(room);
+                    return self.update_long(tree, key, (durability, reads), decide).await;
+                }
                 Ok(None) => return Ok(None),
                 Ok(Some(number)) => {
                     let change = last.change().expect("what is kept has no number");
@@ -193,5 +224,25 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
         }
+    }
+
+    /// The same where the value that there is, or the new one, does not lie with its key.
+    async fn update_long(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        (durability, reads): (Durability, Reads),
+        mut decide: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> Decision,
+    ) -> Result<Option<u64>> {
+        let run = |transaction: &mut Transaction<'_>| {
+            let mut value = Vec::new();
+            match decide(transaction.get_at(0), &mut value) {
+                Decision::Keep => {}
+                Decision::Put => transaction.put_at(0, &value),
+                Decision::Delete => _ = transaction.delete_at(0),
+            }
+        };
+        let keys = [(tree, key)];
+        Ok(Box::pin(self.transact_reading(reads, &keys, durability, run)).await?.1)
     }
 }

@@ -15,7 +15,6 @@ use super::damage::{Damage, MAX_LEAF_VALUE_BYTES, check};
 use super::key::KeyParts;
 use super::search::put;
 use crate::store::codec::Reader;
-use crate::store::word::ChildWord;
 
 pub(crate) const VALUE_REFERENCE_BYTES: usize = 24;
 const NUMBERED: u8 = 1 << 2;
@@ -45,11 +44,11 @@ pub(crate) struct Entry<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// Where a value of more than [`MAX_LEAF_VALUE_BYTES`] is.
+/// Where a value is that does not lie with its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ValueReference {
-    /// The value page, or the value index page.
-    pub(crate) page: ChildWord,
+    /// The number of the value, from 1 on.
+    pub(crate) value: u64,
     /// In bytes.
     pub(crate) len: u64,
     /// Of the whole value.
@@ -59,18 +58,17 @@ pub(crate) struct ValueReference {
 impl ValueReference {
     pub(crate) fn encode(&self) -> [u8; VALUE_REFERENCE_BYTES] {
         let mut bytes = [0; VALUE_REFERENCE_BYTES];
-        put(&mut bytes, 0, &self.page.bits().to_le_bytes());
+        put(&mut bytes, 0, &self.value.to_le_bytes());
         put(&mut bytes, 8, &self.len.to_le_bytes());
         put(&mut bytes, 16, &self.checksum.to_le_bytes());
         bytes
     }
 
-    /// `None` if these are no 24 bytes, or name no page.
+    /// `None` if these are no 24 bytes, or name no value.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut fields = Reader::new(bytes);
-        let page = ChildWord::from_bits(fields.u64()?);
-        let reference = Self { page, len: fields.u64()?, checksum: fields.u64()? };
-        (fields.is_empty() && page.is_some()).then_some(reference)
+        let reference = Self { value: fields.u64()?, len: fields.u64()?, checksum: fields.u64()? };
+        (fields.is_empty() && reference.value != 0).then_some(reference)
     }
 }
 
@@ -118,7 +116,7 @@ impl<'a> Body<'a> {
             EntryKind::Deleted => check(!expires, at, "a deleted entry expires"),
             EntryKind::Reference => {
                 let reference = ValueReference::decode(self.value);
-                check(reference.is_some(), at, "a value reference names no page")
+                check(reference.is_some(), at, "a value reference names no value")
             }
         }
     }

@@ -103,7 +103,7 @@ pub fn build_leaf(mut data: &[u8]) {
         versions.entry(key).or_default().push((*flags, usize::from(*value_len)));
         data = rest;
     }
-    let reference = ValueReference { page: ChildWord::of_numbers(17, 1), len: 2000, checksum: 3 }.encode();
+    let reference = ValueReference { value: 17, len: 2000, checksum: 3 }.encode();
     let values = [0x5a; 255];
     let mut entries = Vec::new();
     for (key, versions) in &versions {

@@ -6,7 +6,6 @@ mod damage;
 mod inner;
 mod leaf;
 
-use crate::store::word::ChildWord;
 use std::collections::BTreeMap;
 
 use proptest::collection::{btree_set, vec};
@@ -70,16 +69,14 @@ fn version() -> impl Strategy<Value = Version> {
     let expiry = prop_oneof![Just(None), (0u64..1 << 48).prop_map(Some)];
     let kinds = [EntryKind::Value, EntryKind::Value, EntryKind::Reference, EntryKind::Deleted];
     (prop::sample::select(kinds.to_vec()), expiry, len, any::<u8>()).prop_map(
-        |(kind, expiry_ms, len, fill)| {
-            let page = ChildWord::of_numbers(u64::from(fill) + 16, 3);
-            match kind {
-                EntryKind::Deleted => Version { kind, number: None, expiry_ms: None, value: Vec::new() },
-                EntryKind::Reference => {
-                    let value = ValueReference { page, len: 5000, checksum: 7 }.encode().to_vec();
-                    Version { kind, number: None, expiry_ms, value }
-                }
-                _ => Version { kind, number: None, expiry_ms, value: vec![fill; len] },
+        |(kind, expiry_ms, len, fill)| match kind {
+            EntryKind::Deleted => Version { kind, number: None, expiry_ms: None, value: Vec::new() },
+            EntryKind::Reference => {
+                let value =
+                    ValueReference { value: u64::from(fill) + 16, len: 5000, checksum: 7 }.encode().to_vec();
+                Version { kind, number: None, expiry_ms, value }
             }
+            _ => Version { kind, number: None, expiry_ms, value: vec![fill; len] },
         },
     )
 }

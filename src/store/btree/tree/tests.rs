@@ -157,7 +157,7 @@ fn the_longest_records_split_as_others_do() {
     let root = core.new_tree(1).expect("room");
     let seq = AtomicU64::new(0);
     let mut draw = draw(&seq);
-    let value = vec![3; MAX_LEAF_VALUE_BYTES];
+    let value = vec![3; MAX_ENTRY_BYTES - MAX_KEY_BYTES];
     let key = |number: u8| {
         let mut key = vec![number % 2; MAX_KEY_BYTES];
         key[MAX_KEY_BYTES - 1] = number;

@@ -139,11 +139,15 @@ fn a_transaction_sees_what_it_has_written_and_may_take_it_back() {
             transaction.discard();
         });
         assert_eq!(undone.await.expect("it works").1, None);
+        // Together they are longer than a record may be.
+        let many: Vec<_> = (0..400_u32).map(u32::to_be_bytes).collect();
+        let keys: Vec<Key<'_>> = many.iter().map(|key| (right, &key[..])).chain(keys).collect();
         let refused = store.transact(&keys, DURABILITY, |transaction| {
-            transaction.delete_at(0);
-            transaction.put_at(1, &[0; 2000]);
+            (0..400).for_each(|place| transaction.put_at(place, &[0; 1000]));
+            transaction.delete_at(400);
         });
-        refused.await.expect_err("the value is too long");
+        refused.await.expect_err("the changes are too long");
+        assert_eq!(store.get(right, &many[0], <[u8]>::len).await.expect("it works"), None);
         assert_eq!(read(left).await.as_deref(), Some(&b"one"[..]), "nothing was changed");
     });
 }

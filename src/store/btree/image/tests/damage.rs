@@ -10,7 +10,7 @@ use crate::store::btree::image::fuzzing;
 fn small_leaf() -> Vec<u8> {
     let version =
         |kind, number, expiry_ms, value: &[u8]| Version { kind, number, expiry_ms, value: value.to_vec() };
-    let reference = ValueReference { page: ChildWord::of_numbers(20, 1), len: 9000, checksum: 1 };
+    let reference = ValueReference { value: 20, len: 9000, checksum: 1 };
     let reference: [u8; VALUE_REFERENCE_BYTES] = reference.encode();
     let contents = Contents::from([
         (b"key".to_vec(), vec![version(EntryKind::Value, None, Some(5000), b"v")]),

@@ -1,0 +1,175 @@
+//! Transactions that read, write or replace long values.
+//!
+//! | step | awaits |
+//! |---|---|
+//! | the closure has run; what it saw of each key is noted | no |
+//! | long values are written, each with a marker; short ones of them wait for the record | yes |
+//! | leaves of all keys, markers and pieces are loaded, room is made | yes |
+//! | what each key has is compared with what was seen | no |
+//! | one record: all changes; the markers of new values go, those of replaced ones come | no |
+//!
+//! If a key has something else by then nothing is changed, and what was written is reclaimed.
+
+use std::collections::HashMap;
+
+use super::{Changes, Key, OneChange, To, too_long};
+use crate::block::Namespace;
+use crate::error::Result;
+use crate::store::btree::{Miss, Value};
+use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::operations::{Look, reference_of};
+use crate::store::engine::registry::values;
+use crate::store::engine::values::{DIRECT_BYTES, INLINE_BYTES, Reference, Unreferenced, dead_marker};
+use crate::store::env::Env;
+use crate::store::options::Durability;
+use crate::store::wal::Effect;
+
+/// Long values that were read, by their references.
+pub(super) type Values = HashMap<Reference, Vec<u8>>;
+
+/// What the keys had when the closure ran: bytes, and whether these are a reference.
+pub(super) struct Seen(Vec<Option<(Box<[u8]>, bool)>>);
+
+impl Seen {
+    pub(super) fn new(seen: &[Option<Value<'_>>]) -> Self {
+        Self(seen.iter().map(|seen| seen.map(|seen| (seen.value.into(), seen.is_reference))).collect())
+    }
+
+    /// Whether the key at `place` still has that.
+    fn is(&self, place: usize, now: Option<Value<'_>>) -> bool {
+        let seen = self.0[place].as_ref().map(|(bytes, is_reference)| (&bytes[..], *is_reference));
+        seen == now.map(|now| (now.value, now.is_reference))
+    }
+
+    /// The long value that the key at `place` had.
+    fn reference(&self, place: usize) -> Option<Reference> {
+        let (bytes, is_reference) = self.0[place].as_ref()?;
+        is_reference.then(|| reference_of(bytes))
+    }
+}
+
+/// Keys of the tree of values that a record has besides those of the transaction, in the order of
+/// their places.
+#[derive(Default)]
+struct Extra {
+    keys: Vec<Vec<u8>>,
+}
+
+impl Extra {
+    /// One more change, of a key behind `declared` others.
+    fn push(&mut self, declared: usize, key: &[u8], to: To) -> OneChange {
+        self.keys.push(key.to_vec());
+        OneChange { place: declared + self.keys.len() - 1, to, effect: Effect::Unknown }
+    }
+}
+
+impl<E: Env, N: Namespace> CoreStore<E, N> {
+    /// Reads the long values that these keys have, but for those that are `known`; whether none was
+    /// replaced meanwhile. `failed` is for the next call.
+    pub(super) async fn read_long(
+        &self,
+        keys: &[Key<'_>],
+        known: &mut Values,
+        failed: &mut Option<Reference>,
+    ) -> Result<bool> {
+        for (tree, key) in keys {
+            // A page that is missing now is missed again later.
+            let Ok(Look::Elsewhere(reference)) = self.look(*tree, key, &mut Some(|_: &[u8]| ())) else {
+                continue;
+            };
+            if known.contains_key(&reference) {
+                continue;
+            }
+            match Box::pin(self.read_value(&reference, failed)).await? {
+                Some(value) => _ = known.insert(reference, value),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes changes with long values. The number of the write; None if the keys have something
+    /// else by now.
+    pub(super) async fn carry_out(
+        &self,
+        declared: &[Key<'_>],
+        mut changes: Changes,
+        seen: &Seen,
+        durability: Durability,
+    ) -> Result<Option<u64>> {
+        let (mut extra, mut added) = (Extra::default(), Vec::new());
+        let mut written: Vec<Unreferenced<'_>> = Vec::new();
+        let mut direct = self.log.log().max_record_bytes() / 2;
+        for change in &mut changes.list {
+            if let To::Put(range) = &change.to
+                && range.len() > INLINE_BYTES
+            {
+                let value = &changes.staged[range.clone()];
+                let reference = if value.len() <= DIRECT_BYTES.min(direct) {
+                    direct -= value.len();
+                    let reference = self.new_reference(value);
+                    for (key, piece) in Self::pieces_of(&reference) {
+                        let piece = range.start + piece.start..range.start + piece.end;
+                        added.push(extra.push(declared.len(), &key, To::Put(piece)));
+                    }
+                    reference
+                } else {
+                    let value = self.write_value(value).await?;
+                    added.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
+                    written.push(value);
+                    written[written.len() - 1].reference
+                };
+                change.to = To::Reference(reference.encode());
+            }
+            if let Some((key, marker)) = seen.reference(change.place).as_ref().and_then(dead_marker) {
+                let start = changes.staged.len();
+                changes.staged.extend_from_slice(&marker);
+                added.push(extra.push(declared.len(), &key, To::Put(start..start + marker.len())));
+            }
+        }
+        changes.list.append(&mut added);
+        let extra = extra.keys.iter().map(|key| (values(), &key[..]));
+        let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
+        let len = changes.record_bytes(&keys);
+        if len > self.log.log().max_record_bytes() {
+            return too_long();
+        }
+        loop {
+            self.wait_for_log().await?;
+            self.prepare(&keys).await?;
+            let mut room = self.log_room(len).await?;
+            // Nothing awaits from here to the record.
+            match self.is_unchanged(declared, seen) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(miss) => {
+                    drop(room);
+                    self.load(miss).await?;
+                    continue;
+                }
+            }
+            let number = self.apply(&keys, &changes, &mut room)?;
+            drop(room);
+            self.log.commit(number, durability);
+            written.into_iter().for_each(Unreferenced::is_referred_to);
+            if changes.list.iter().any(|change| seen.0.get(change.place).is_some_and(is_long)) {
+                self.shared.values.asked.set();
+            }
+            return Ok(Some(number));
+        }
+    }
+
+    fn is_unchanged(&self, keys: &[Key<'_>], seen: &Seen) -> std::result::Result<bool, Miss> {
+        let pin = self.core.pin();
+        for (place, (tree, key)) in keys.iter().enumerate() {
+            if !seen.is(place, pin.get(*tree, key)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn is_long(seen: &Option<(Box<[u8]>, bool)>) -> bool {
+    seen.as_ref().is_some_and(|(_, is_reference)| *is_reference)
+}

@@ -1,0 +1,254 @@
+//! Long values: those of more than [`INLINE_BYTES`] lie in pieces in a tree of their own, and the
+//! key's entry refers to them.
+//!
+//! The tree of values ([`values`](super::registry::values)) is a tree like any other, without a
+//! name. So its pages are written, cleaned, cached and recovered as all pages are, and the log has
+//! its writes as it has all others.
+//!
+//! | key | value |
+//! |---|---|
+//! | 0, number of the value (8 bytes) | a **marker**: 0 for a value that is being written, 1 for one that nobody refers to any more; how many pieces it has (4) |
+//! | 1, number of the value (8), which piece (4) | the piece: [`PIECE_BYTES`], the last one less |
+//!
+//! Integers in keys are big endian, so that the pieces of a value lie side by side; those in values
+//! are little endian. Numbers of values are not used again.
+//!
+//! # A value's life
+//!
+//! | step | records of the log |
+//! |---|---|
+//! | it is written, if it is short: up to [`DIRECT_BYTES`] | one: the pieces, and the key's entry |
+//! | it is written, if it is longer | the marker *being written*; each piece; then in one record the key's entry, and the deletion of the marker |
+//! | another write of the key replaces or deletes it | one: the key's entry, and the marker *dead* |
+//! | it is reclaimed ([`reclaim`]) | the deletion of each piece, then that of the marker |
+//!
+//! What a crash leaves of the log is always a prefix. So a key's entry never refers to a value that
+//! is not whole, and a value that no entry refers to has a marker. A marker *being written* that is
+//! found at an opening belongs to a writer that is no more.
+//!
+//! # Readers
+//!
+//! A reader of a long value awaits pages, and nothing keeps the value for it. If a piece is gone
+//! the value was replaced meanwhile, and the reader looks at the key again: a key that still refers
+//! to the same value is damaged.
+
+mod reclaim;
+mod write;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use xxhash_rust::xxh3::Xxh3Default;
+
+pub(super) use self::reclaim::reclaim_when_asked;
+pub(super) use self::write::{Unreferenced, dead_marker};
+use super::core_store::CoreStore;
+use super::operations::Look;
+use super::registry::values;
+use super::signal::Signal;
+use crate::block::Namespace;
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt::yield_now;
+use crate::store::btree::{VALUE_REFERENCE_BYTES, ValueReference};
+use crate::store::env::Env;
+use crate::store::options::MAX_VALUE_BYTES;
+
+/// The longest value that lies with its key, in bytes: of such, a leaf has three.
+pub(super) const INLINE_BYTES: usize = 1008;
+/// The length of a piece, in bytes: with its key and all headers it fills a page of 4 KiB.
+pub(super) const PIECE_BYTES: usize = 3840;
+/// A value of so many bytes is written with the record that refers to it.
+pub(super) const DIRECT_BYTES: usize = 4 * PIECE_BYTES;
+/// So many pieces are copied before others run: 120 KiB, some 30 µs.
+const PIECES_AT_ONCE: u32 = 32;
+/// So many pieces of a value that is not in memory are loaded at a time.
+const LOADED_AT_ONCE: u32 = 16;
+
+/// What the keys of markers begin with, and those of pieces.
+const MARKER: u8 = 0;
+const PIECE: u8 = 1;
+/// What a marker says first.
+const BEING_WRITTEN: u8 = 0;
+const DEAD: u8 = 1;
+
+/// The encoded form of a reference.
+pub(super) type Reference = [u8; VALUE_REFERENCE_BYTES];
+
+fn marker_key(number: u64) -> [u8; 9] {
+    let mut key = [MARKER; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn piece_key(number: u64, piece: u32) -> [u8; 13] {
+    let mut key = [PIECE; 13];
+    key[1..9].copy_from_slice(&number.to_be_bytes());
+    key[9..].copy_from_slice(&piece.to_be_bytes());
+    key
+}
+
+/// What a marker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Marker {
+    number: u64,
+    is_dead: bool,
+    pieces: u32,
+}
+
+impl Marker {
+    fn value(self) -> [u8; 5] {
+        let mut value = [if self.is_dead { DEAD } else { BEING_WRITTEN }; 5];
+        value[1..].copy_from_slice(&self.pieces.to_le_bytes());
+        value
+    }
+
+    /// None if that is no marker.
+    fn decode(key: &[u8], value: &[u8]) -> Option<Self> {
+        let number = u64::from_be_bytes(key.strip_prefix(&[MARKER])?.try_into().ok()?);
+        let [state, pieces @ ..]: [u8; 5] = value.try_into().ok()?;
+        let is_dead = match state {
+            BEING_WRITTEN => false,
+            DEAD => true,
+            _ => return None,
+        };
+        Some(Self { number, is_dead, pieces: u32::from_le_bytes(pieces) })
+    }
+
+    /// That of the value that `reference` refers to.
+    fn of_dead(reference: &ValueReference) -> Self {
+        Self { number: reference.value, is_dead: true, pieces: pieces(reference.len) }
+    }
+}
+
+/// How many pieces a value of this length has.
+fn pieces(len: u64) -> u32 {
+    u32::try_from(len.div_ceil(PIECE_BYTES as u64)).unwrap_or(u32::MAX)
+}
+
+/// What the cores of a store know of its long values.
+#[derive(Debug, Default)]
+pub(super) struct LongValues {
+    /// The number of the next value.
+    next: AtomicU64,
+    /// The first number that was given out since the store was opened.
+    first: OnceLock<u64>,
+    /// Values whose writers gave up.
+    abandoned: Mutex<Vec<u64>>,
+    /// There is something to reclaim.
+    pub(super) asked: Arc<Signal>,
+}
+
+impl LongValues {
+    /// Numbers up to `last` are taken.
+    fn start(&self, last: u64) {
+        self.next.store(last + 1, Ordering::Relaxed);
+        self.first.set(last + 1).expect("a store is opened once");
+        self.asked.set();
+    }
+
+    fn draw(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn abandoned(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its writer gave it up.
+    fn abandon(&self, number: u64) {
+        self.abandoned().push(number);
+        self.asked.set();
+    }
+}
+
+impl<E: Env, N: Namespace> CoreStore<E, N> {
+    /// The long value that the entry of `key` refers to. None if it was replaced while it was read:
+    /// the caller looks at the key again. `failed` is what the same caller got None for before.
+    ///
+    /// # Errors
+    ///
+    /// As for loading a page; [`ErrorKind::Corrupt`] if what the key refers to is not there, or
+    /// not what was written; [`ErrorKind::OutOfMemory`] for the copy.
+    pub(super) async fn read_value(
+        &self,
+        reference: &Reference,
+        failed: &mut Option<Reference>,
+    ) -> Result<Option<Vec<u8>>> {
+        let damaged = |why: &str| {
+            Error::new(ErrorKind::Corrupt, "read store").at(self.shared.name.clone()).because(why.to_owned())
+        };
+        let decoded = ValueReference::decode(reference).filter(|found| found.len <= MAX_VALUE_BYTES as u64);
+        let ValueReference { value: number, len, checksum } =
+            decoded.ok_or_else(|| damaged("a key's entry refers to no value"))?;
+        let mut value = Vec::new();
+        let has_room = usize::try_from(len).is_ok_and(|len| value.try_reserve_exact(len).is_ok());
+        if !has_room {
+            return Err(Error::new(ErrorKind::OutOfMemory, "read store")
+                .because(format!("there is no memory for a value of {len} bytes")));
+        }
+        let mut hash = Xxh3Default::new();
+        for piece in 0..pieces(len) {
+            let is_there = self.append_piece((number, piece), pieces(len), &mut value).await?;
+            if !is_there {
+                return match failed.replace(*reference) {
+                    Some(before) if before == *reference => {
+                        Err(damaged("a part of a value of more than a page is not there"))
+                    }
+                    _ => Ok(None),
+                };
+            }
+            hash.update(&value[piece as usize * PIECE_BYTES..]);
+            if piece % PIECES_AT_ONCE == PIECES_AT_ONCE - 1 {
+                yield_now().await;
+            }
+        }
+        if value.len() as u64 != len || hash.digest() != checksum {
+            return Err(damaged("a value of more than a page is not as it was written"));
+        }
+        Ok(Some(value))
+    }
+
+    /// Appends a piece of a value that has `all` of them; whether it is there.
+    async fn append_piece(&self, (number, piece): (u64, u32), all: u32, value: &mut Vec<u8>) -> Result<bool> {
+        let key = piece_key(number, piece);
+        loop {
+            let mut append = Some(|bytes: &[u8]| value.extend_from_slice(bytes));
+            match self.look(values(), &key, &mut append) {
+                Ok(look) => return Ok(matches!(look, Look::Value(()))),
+                Err(_) => {
+                    let ahead = piece..all.min(piece + LOADED_AT_ONCE);
+                    let loads = ahead.map(|piece| async move {
+                        self.get(values(), &piece_key(number, piece), |_| ()).await.map(drop)
+                    });
+                    super::signal::all(loads).await?;
+                }
+            }
+        }
+    }
+
+    /// Finds the last number of a value, while the store is opened.
+    ///
+    /// # Errors
+    ///
+    /// As for loading a page, and that the tree of values has what does not belong into it.
+    pub(super) async fn open_values(self: &std::rc::Rc<Self>) -> Result<()> {
+        use super::scan::Scan;
+        use crate::store::overlay::Direction::Backwards;
+        use std::ops::Bound::{Excluded, Unbounded};
+        let mut last = 0;
+        for below in [Excluded(vec![PIECE]), Unbounded] {
+            let mut scan = Scan::new(self, values(), (Unbounded, below), Backwards);
+            if let Some((key, _)) = scan.next_ref().await? {
+                let number = key.get(1..9).and_then(|number| number.try_into().ok());
+                let number = number.map(u64::from_be_bytes).filter(|&number| number < u64::MAX);
+                last = last.max(number.ok_or_else(|| {
+                    Error::new(ErrorKind::Corrupt, "open store")
+                        .at(self.shared.name.clone())
+                        .because("an entry of its tree of values is none")
+                })?);
+            }
+        }
+        self.shared.values.start(last);
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Reclaiming long values that nobody refers to: a task of one core deletes their pieces.
+
+use std::ops::Bound;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use super::{MARKER, Marker, PIECE, PIECES_AT_ONCE, marker_key, piece_key};
+use crate::block::Namespace;
+use crate::error::Result;
+use crate::rt::yield_now;
+use crate::store::btree::Change;
+use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::registry::values;
+use crate::store::engine::scan::Scan;
+use crate::store::engine::signal::Signal;
+use crate::store::env::Env;
+use crate::store::options::Durability;
+use crate::store::overlay::Direction;
+
+/// Reclaims what there is to reclaim whenever it is asked to, as long as the core is there and the
+/// store takes writes. What an error leaves has its marker, and is found again.
+pub(in crate::store::engine) async fn reclaim_when_asked<E: Env, N: Namespace>(
+    store: Weak<CoreStore<E, N>>,
+    asked: Arc<Signal>,
+) {
+    loop {
+        asked.wait().await;
+        let Some(store) = store.upgrade() else { return };
+        if let Err(error) = store.reclaim_values().await {
+            tracing::debug!(%error, "long values wait to be reclaimed");
+        }
+    }
+}
+
+impl<E: Env, N: Namespace> CoreStore<E, N> {
+    async fn reclaim_values(self: &Rc<Self>) -> Result<()> {
+        let given_up = self.shared.values.abandoned().clone();
+        let markers = (Bound::Included(vec![MARKER]), Bound::Excluded(vec![PIECE]));
+        let mut scan = Scan::new(self, values(), markers, Direction::Forwards);
+        while let Some((key, value)) = scan.next_ref().await? {
+            if let Some(marker) = Marker::decode(key, value)
+                && (self.is_unreferenced(marker) || given_up.contains(&marker.number))
+            {
+                self.reclaim(marker).await?;
+            }
+        }
+        self.shared.values.abandoned().retain(|number| !given_up.contains(number));
+        Ok(())
+    }
+
+    /// Whether no key refers to the value, and its writer, if it is not whole, is no more.
+    fn is_unreferenced(&self, marker: Marker) -> bool {
+        marker.is_dead || self.shared.values.first.get().is_some_and(|first| marker.number < *first)
+    }
+
+    async fn reclaim(&self, marker: Marker) -> Result<()> {
+        let Marker { number, pieces, .. } = marker;
+        for piece in 0..pieces {
+            // Backwards: a piece that is there has all before it until it goes.
+            let key = piece_key(number, pieces - 1 - piece);
+            self.write(values(), &key, Change::Delete, Durability::None).await?;
+            if piece % PIECES_AT_ONCE == PIECES_AT_ONCE - 1 {
+                yield_now().await;
+            }
+        }
+        self.write(values(), &marker_key(number), Change::Delete, Durability::None).await.map(drop)
+    }
+}
