@@ -245,7 +245,10 @@ impl<M: NodeMemory> Pin<'_, M> {
     pub(super) fn find(&self, id: PageId) -> Result<Option<(NodeRef<'_>, MapWord)>, Miss> {
         let word = self.entry(id)?.word();
         match self.node(word) {
-            Some(node) => Ok(Some((node, word))),
+            Some(node) => {
+                node.prefetch();
+                Ok(Some((node, word)))
+            }
             None => self.load(id).map(|Found { word, node, .. }| Some((node?, word))),
         }
     }

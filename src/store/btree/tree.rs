@@ -300,8 +300,10 @@ impl<M: NodeMemory> Pin<'_, M> {
     ///
     /// A page on the way is not in memory.
     pub(in crate::store) fn get(&self, tree: TreeRoot, key: &[u8]) -> Result<Option<Value<'_>>, Miss> {
+        let tag = tag(key);
         let Some(leaf) = self.descend_to_read(tree, key)? else { return Ok(None) };
-        let newest = leaf.area().lookup(key, tag(key), u64::MAX, no_intents).newest;
+        leaf.touch();
+        let newest = leaf.area().lookup(key, tag, u64::MAX, no_intents).newest;
         Ok(found(leaf, key, newest))
     }
 

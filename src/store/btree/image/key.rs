@@ -30,6 +30,10 @@ impl<'a> KeyParts<'a> {
         self.prefix.len() + self.head_len + self.rest.len()
     }
 
+    fn is_whole(&self) -> bool {
+        self.head_len == 0 && self.rest.is_empty()
+    }
+
     fn pieces(&self) -> [&[u8]; 3] {
         [self.prefix, &self.head[..self.head_len], self.rest]
     }
@@ -56,7 +60,11 @@ impl<'a> KeyParts<'a> {
     }
 
     /// As byte strings compare.
+    #[inline]
     pub(crate) fn compare(&self, other: &KeyParts<'_>) -> Ordering {
+        if self.is_whole() && other.is_whole() {
+            return self.prefix.cmp(other.prefix);
+        }
         self.diverge(other).1
     }
 

@@ -161,6 +161,20 @@ impl<'a> LeafImage<'a> {
         }
     }
 
+    /// Whether each entry is a live key: there are no older versions, and no deletions.
+    pub(crate) fn is_plain(&self) -> bool {
+        to_u32(self.len()) == u32_at(self.content, 12)
+    }
+
+    /// The index behind the versions of a key, of which the first is at `index`.
+    pub(crate) fn behind_versions(&self, index: usize) -> usize {
+        let mut behind = index + 1;
+        while behind < self.len() && self.keys.order(index, behind) == Ordering::Equal {
+            behind += 1;
+        }
+        behind
+    }
+
     /// The index of the first entry whose key is not smaller.
     pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
         match self.search(key) {

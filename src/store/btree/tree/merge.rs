@@ -1,9 +1,7 @@
 //! What a leaf holds: its image and the area over it, merged.
 
-use std::cmp::Ordering;
-
 use crate::store::btree::area::{self, Kind};
-use crate::store::btree::image::{Entry, EntryKind, KeyParts, LeafImage};
+use crate::store::btree::image::{Entry, EntryKind, KeyParts, LeafImage, Position};
 use crate::store::btree::node::NodeRef;
 
 /// The entries of `leaf`, in the order of an image, one of each key. Deleted keys are not among
@@ -15,28 +13,50 @@ pub(super) fn merged(leaf: NodeRef<'_>) -> Vec<Entry<'_>> {
     #[cfg(test)]
     MERGES.with(|merges| merges.set(merges.get() + 1));
     let image = LeafImage::of_verified(leaf.image());
-    let mut area: Vec<_> = leaf.area().live().filter_map(changed).collect();
+    let mut area: Vec<_> =
+        leaf.area().live().filter_map(changed).map(|key| Placed::new(key, &image)).collect();
     // The area gives the last slot first, and that is the newest: a stable sort keeps this.
-    area.sort_by(|a, b| a.key.compare(&b.key));
+    area.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.entry.key.compare(&b.entry.key)));
     let mut all: Vec<Entry<'_>> = Vec::with_capacity(image.len() + area.len());
-    let (mut below, mut above) = (image.entries(0..image.len()).peekable(), area.into_iter().peekable());
-    loop {
-        let order = match (below.peek(), above.peek()) {
-            (None, None) => return all,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(below), Some(above)) => below.key.compare(&above.key),
+    let mut done = 0;
+    let mut before: Option<&Placed<'_>> = None;
+    for placed in &area {
+        let is_older = |before: &Placed<'_>| {
+            before.at == placed.at && before.entry.key.compare(&placed.entry.key).is_eq()
         };
-        let newest = match order {
-            Ordering::Less => below.next(),
-            Ordering::Equal | Ordering::Greater => above.next(),
-        };
-        let Some(newest) = newest else { return all };
-        let is_older = |entry: &Entry<'_>| entry.key.compare(&newest.key).is_eq();
-        while above.next_if(is_older).is_some() || below.next_if(is_older).is_some() {}
-        if newest.kind != EntryKind::Deleted {
-            all.push(newest);
+        if before.is_some_and(is_older) {
+            continue;
         }
+        all.extend(image.entries(done..placed.at));
+        if placed.entry.kind != EntryKind::Deleted {
+            all.push(placed.entry);
+        }
+        done = placed.behind;
+        before = Some(placed);
+    }
+    all.extend(image.entries(done..image.len()));
+    if !image.is_plain() {
+        all.dedup_by(|older, newer| older.key.compare(&newer.key).is_eq());
+        all.retain(|entry| entry.kind != EntryKind::Deleted);
+    }
+    all
+}
+
+/// A change of an area, and where its key is in the image, or would be: the entries from `at` until
+/// `behind` are of that key, and older.
+struct Placed<'a> {
+    entry: Entry<'a>,
+    at: usize,
+    behind: usize,
+}
+
+impl<'a> Placed<'a> {
+    fn new((key, entry): (&[u8], Entry<'a>), image: &LeafImage<'_>) -> Self {
+        let (at, behind) = match image.search(key) {
+            Position::Found(at) => (at, image.behind_versions(at)),
+            Position::Insert(at) => (at, at),
+        };
+        Self { entry, at, behind }
     }
 }
 
@@ -64,8 +84,8 @@ pub(super) fn newest(leaf: NodeRef<'_>) -> u64 {
     leaf.newest().max(leaf.area().newest())
 }
 
-/// A change of an area as an entry of an image.
-fn changed(entry: area::Entry<'_>) -> Option<Entry<'_>> {
+/// A change of an area as an entry of an image, and its key.
+fn changed(entry: area::Entry<'_>) -> Option<(&[u8], Entry<'_>)> {
     let kind = match entry.kind {
         Kind::Put => EntryKind::Value,
         Kind::Overflow => EntryKind::Reference,
@@ -74,13 +94,8 @@ fn changed(entry: area::Entry<'_>) -> Option<Entry<'_>> {
         // with a later step.
         Kind::Cached | Kind::CachedAbsence | Kind::Intent => return None,
     };
-    Some(Entry {
-        kind,
-        number: None,
-        expiry_ms: entry.expiry_ms,
-        key: KeyParts::whole(entry.key),
-        value: entry.value,
-    })
+    let key = KeyParts::whole(entry.key);
+    Some((entry.key, Entry { kind, number: None, expiry_ms: entry.expiry_ms, key, value: entry.value }))
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     fn leaf(&self, tree: TreeRoot, key: &[u8]) -> Result<Leaf<'_>, Refusal> {
         loop {
             if let Some(leaf) = self.descend(tree, key)? {
+                leaf.node.touch();
                 return Ok(leaf);
             }
             // It finishes what is in the way.
