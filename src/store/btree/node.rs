@@ -44,8 +44,6 @@ use crate::store::word::{ChildWord, ColdAddress, MapView, MapWord, NodeAddress};
 
 /// Header, slots and image start at multiples of this many bytes.
 const LINE: usize = 64;
-/// So many lines are asked for before the header has said what is in them.
-const PREFETCHED_LINES: usize = 8;
 const HEADER_BYTES: usize = size_of::<Header>();
 const _: () = assert!(HEADER_BYTES == LINE, "the header is one cache line");
 
@@ -149,6 +147,23 @@ impl AreaSize {
         Self { bytes, ..self }
     }
 
+    /// The largest area up to this one with which a node that has such an image is at most
+    /// `most_bytes` long. None if that leaves less than `heap_bytes` for entries.
+    pub(in crate::store) fn within(
+        self,
+        most_bytes: usize,
+        image_len: usize,
+        heap_bytes: usize,
+    ) -> Option<Self> {
+        let [Self { slots: fewest, .. }, ..] = Self::ALL;
+        [self.slots, self.slots.min(fewest)].into_iter().find_map(|slots| {
+            let heap = most_bytes.checked_sub(heap_at(Self { slots, bytes: 0 }, image_len))?;
+            let heap = heap.min(self.heap_bytes()) / HEAP_ALIGN * HEAP_ALIGN;
+            let bytes = u16::try_from(heap + Self { slots, bytes: 0 }.slots_bytes()).ok()?;
+            (heap >= heap_bytes).then_some(Self { slots, bytes })
+        })
+    }
+
     /// The bytes for entries.
     pub(in crate::store) fn heap_bytes(self) -> usize {
         usize::from(self.bytes) - self.slots_bytes()
@@ -199,14 +214,18 @@ impl Shape {
 
     /// The length in bytes of a node with such an area and an image of this length.
     pub(in crate::store) fn len_bytes(area: AreaSize, image_len: usize) -> usize {
-        let heap_at = image_at(area) + image_len.next_multiple_of(HEAP_ALIGN);
-        (heap_at + area.heap_bytes()).next_multiple_of(LINE)
+        (heap_at(area, image_len) + area.heap_bytes()).next_multiple_of(LINE)
     }
 }
 
 /// Where the image begins.
 fn image_at(area: AreaSize) -> usize {
     HEADER_BYTES + area.slots_bytes().next_multiple_of(LINE)
+}
+
+/// Where the heap of the area begins.
+fn heap_at(area: AreaSize, image_len: usize) -> usize {
+    image_at(area) + image_len.next_multiple_of(HEAP_ALIGN)
 }
 
 /// The first line of a node.
@@ -316,8 +335,9 @@ impl<'p> NodeRef<'p> {
         let words = unsafe { self.at.add(HEADER_BYTES) };
         // SAFETY: the heap lies behind the image, in the same block.
         let heap = unsafe { self.at.add(self.heap_at()) };
-        // SAFETY: the heap is aligned to 8 bytes; it is valid as long as the node. No accessor but
-        // this one reaches it, and this one pairs it with the node's slots.
+        // SAFETY: the image starts at a multiple of 64 bytes, and the heap at one of 8 behind it; it
+        // is valid as long as the node, and the node's length includes it. No accessor but this one
+        // reaches it, and this one pairs it with the node's slots.
         let heap = unsafe { Heap::new(heap, size.heap_bytes()) };
         // SAFETY: the builder made that many words, as 0, before the node was shared; behind a
         // header of 64 bytes they are aligned.
@@ -336,11 +356,11 @@ impl<'p> NodeRef<'p> {
         at + len.next_multiple_of(HEAP_ALIGN)
     }
 
-    /// Asks for the lines that a search reads first.
+    /// Asks for the lines that a search reads first, before the header has said what is in them.
     #[inline]
     pub(in crate::store) fn prefetch(self) {
         #[cfg(target_arch = "x86_64")]
-        for line in 0..PREFETCHED_LINES {
+        for line in 0..8 {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let line = self.at.as_ptr().wrapping_add(line * LINE);
             // SAFETY: SSE is a part of the architecture. A prefetch reads nothing: it may name any
