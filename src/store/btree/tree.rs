@@ -250,19 +250,17 @@ impl<M: NodeMemory> Pin<'_, M> {
         let mut child = root;
         loop {
             let Some((node, _)) = self.find(child.id())? else { return Ok(Way::Old(child)) };
-            let is_ahead = node.child() == ChildWord::new(child.id(), child.epoch().next());
-            match State::of_code(node.kind()) {
-                State::Live if node.child() == child => {}
-                State::Live if is_ahead => match pending(node) {
-                    Some(split) if split.separator <= key => {
-                        child = split.right;
+            let is_as_said = node.child() == child && node.kind() == State::Live.code();
+            if !is_as_said {
+                match turn(node, child, key) {
+                    Turn::Stay => {}
+                    Turn::To(right) => {
+                        child = right;
                         continue;
                     }
-                    _ => {}
-                },
-                State::Moved if is_ahead => {}
-                State::Removed if is_ahead => return Ok(Way::Ends(None)),
-                _ => return Ok(Way::Old(child)),
+                    Turn::Ends => return Ok(Way::Ends(None)),
+                    Turn::Old => return Ok(Way::Old(child)),
+                }
             }
             if node.level() == 0 {
                 return Ok(Way::Ends(Some(node)));
@@ -340,6 +338,33 @@ impl<M: NodeMemory> Pin<'_, M> {
         }
         let next = if is_backwards { visitor.lower() } else { visitor.upper() };
         Ok(next.map(Separator::to_vec))
+    }
+}
+
+/// What a reader does at a page that is not as its parent says.
+enum Turn {
+    /// It goes on here.
+    Stay,
+    To(ChildWord),
+    /// No page has the key's range.
+    Ends,
+    /// The parent is older than that.
+    Old,
+}
+
+/// What a reader of `key` does at `node`, which is not as `child` says. Rare.
+#[cold]
+fn turn(node: NodeRef<'_>, child: ChildWord, key: &[u8]) -> Turn {
+    if node.child() != ChildWord::new(child.id(), child.epoch().next()) {
+        return Turn::Old;
+    }
+    match State::of_code(node.kind()) {
+        State::Live => match pending(node) {
+            Some(split) if split.separator <= key => Turn::To(split.right),
+            _ => Turn::Stay,
+        },
+        State::Moved => Turn::Stay,
+        State::Removed => Turn::Ends,
     }
 }
 

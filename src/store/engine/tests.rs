@@ -2,6 +2,7 @@
 
 mod crash;
 mod scan;
+mod speed;
 mod transaction;
 mod trees;
 mod update;
