@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::counts::{Count, count};
 use super::in_flight::Loads;
@@ -45,7 +45,8 @@ pub(super) struct Shared {
     pub(super) max_log_bytes: u64,
     pub(super) log_limit: Arc<LogLimit>,
     events: Mutex<Vec<Arc<Events>>>,
-    failure: Mutex<Option<Failure>>,
+    /// Asked for by each write.
+    failure: OnceLock<Failure>,
 }
 
 /// What is asked of the keeper, and what it has done.
@@ -86,7 +87,7 @@ impl Shared {
             max_log_bytes,
             log_limit,
             events: Mutex::default(),
-            failure: Mutex::default(),
+            failure: OnceLock::new(),
         }
     }
 
@@ -127,7 +128,7 @@ impl Shared {
 
     /// An I/O that writes depend on failed: no page is written any more.
     pub(super) fn fail(&self, error: &Error) {
-        lock(&self.failure).get_or_insert_with(|| Failure::of(error));
+        self.failure.get_or_init(|| Failure::of(error));
         tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
         self.progress.tell();
@@ -135,7 +136,7 @@ impl Shared {
 
     /// The error of the failure, if there was one.
     pub(super) fn check_failed(&self, operation: &'static str, outcome: Outcome) -> Result<()> {
-        lock(&self.failure).as_ref().map_or(Ok(()), |failure| Err(failure.error(operation, outcome)))
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.error(operation, outcome)))
     }
 }
 

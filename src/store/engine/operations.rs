@@ -150,16 +150,22 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Waits while the log is as long as it may be.
     pub(super) async fn wait_for_log(&self) -> Result<()> {
-        loop {
+        while self.is_log_full()? {
             let moment = self.shared.progress.now();
-            self.shared.check_failed("write to store", Outcome::NotStarted)?;
-            if !self.shared.log_limit.is_reached() {
-                return Ok(());
+            // Once more: what was told before that moment wakes nobody.
+            if !self.is_log_full()? {
+                break;
             }
             count(Count::LogWaits);
             self.shared.keeper.set();
             self.shared.progress.since(moment).await;
         }
+        Ok(())
+    }
+
+    fn is_log_full(&self) -> Result<bool> {
+        self.shared.check_failed("write to store", Outcome::NotStarted)?;
+        Ok(self.shared.log_limit.is_reached())
     }
 
     /// Makes it possible to try again.
