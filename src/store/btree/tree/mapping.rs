@@ -9,11 +9,11 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use super::content::{InnerContent, LeafContent, Separator, is_over};
-use super::merge::{merged, newest};
+use super::merge::{self, newest};
 use super::{Leaf, State, TreeRoot, pending};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
-    Entry, InnerBuilder, InnerParts, KeyParts, LeafBuilder, LeafImage, PendingSplit,
+    Entry, InnerBuilder, InnerParts, KeyParts, LeafBuilder, LeafImage, PatchedLeaf, PendingSplit,
 };
 use crate::store::btree::miss::Miss;
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
@@ -103,18 +103,28 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         self.miss.take()
     }
 
-    /// A node of a leaf like `like`, with an area if the leaf is live.
-    fn leaf<'e>(
+    /// A node of a leaf like `like`, with an area if the leaf is live. `write` writes its image, of
+    /// so many entries and bytes.
+    fn leaf(
+        &self,
+        like: Shape,
+        (count, image_len): (usize, usize),
+        write: impl FnOnce(&mut [u8]),
+    ) -> Option<NewNode<'g, M>> {
+        let is_live = like.kind == State::Live.code();
+        let area = if is_live { self.area(count, image_len)? } else { AreaSize::NONE };
+        let mut node = self.pin.build_in(self.room, &Shape { area, image_len, ..like })?;
+        write(node.image_mut());
+        Some(node)
+    }
+
+    /// The same of what `builder` makes.
+    fn built_leaf<'e>(
         &self,
         like: Shape,
         builder: LeafBuilder<'_, impl Iterator<Item = Entry<'e>> + Clone>,
     ) -> Option<NewNode<'g, M>> {
-        let (count, image_len) = (builder.len(), builder.size_bytes());
-        let is_live = like.kind == State::Live.code();
-        let area = if is_live { self.area(count, image_len)? } else { AreaSize::NONE };
-        let mut node = self.pin.build_in(self.room, &Shape { area, image_len, ..like })?;
-        builder.write(node.image_mut());
-        Some(node)
+        self.leaf(like, (builder.len(), builder.size_bytes()), |out| _ = builder.write(out))
     }
 
     /// The area of a leaf whose image has this many entries and bytes. None if the leaf would be
@@ -156,7 +166,7 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         match content {
             Some(Content::Leaf(leaf)) => {
                 let (entries, range) = leaf.entries();
-                self.leaf(like, LeafBuilder::new(entries[range].iter().copied(), &section))
+                self.built_leaf(like, LeafBuilder::new(entries[range].iter().copied(), &section))
             }
             Some(Content::Inner(inner)) => {
                 let image = inner.image();
@@ -177,14 +187,23 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     pub(super) fn consolidate(&self, leaf: Leaf<'_>, most_bytes: usize) -> bool {
         let like = Shape::successor(leaf.node, AreaSize::NONE, 0);
         let node = if leaf.node.area().has_changes() {
-            let entries = merged(leaf.node);
-            let pending = pending(leaf.node);
-            let section = section_of(pending);
-            let builder = LeafBuilder::new(entries.iter().copied(), &section);
-            if is_over(&entries, builder.size_bytes() - section.len(), most_bytes) {
-                return false;
+            let like = Shape { newest: newest(leaf.node), ..like };
+            let section = section_of(pending(leaf.node));
+            let image = LeafImage::of_verified(leaf.node.image());
+            let patches = merge::patches(leaf.node, &image);
+            match PatchedLeaf::new(image, &patches, &section) {
+                Some(patched) if patched.size_bytes() - section.len() <= most_bytes => {
+                    self.leaf(like, (patched.len(), patched.size_bytes()), |out| patched.write(out))
+                }
+                _ => {
+                    let entries = merge::patched(&image, &patches);
+                    let builder = LeafBuilder::new(entries.iter().copied(), &section);
+                    if is_over(&entries, builder.size_bytes() - section.len(), most_bytes) {
+                        return false;
+                    }
+                    self.built_leaf(like, builder)
+                }
             }
-            self.leaf(Shape { newest: newest(leaf.node), ..like }, builder)
         } else {
             self.copy(leaf.node, like)
         };

@@ -1,7 +1,9 @@
 //! What a leaf holds: its image and the area over it, merged.
 
 use crate::store::btree::area::{self, Kind};
-use crate::store::btree::image::{Entry, EntryKind, KeyParts, LeafImage, Position};
+use crate::store::btree::image::{
+    Entry, EntryKind, KeyParts, LeafBuilder, LeafImage, Patch, PatchedLeaf, Position,
+};
 use crate::store::btree::node::NodeRef;
 
 /// The entries of `leaf`, in the order of an image, one of each key. Deleted keys are not among
@@ -10,29 +12,34 @@ use crate::store::btree::node::NodeRef;
 /// If the area is frozen and decided this is the leaf's content. Otherwise it is what the area had
 /// of each key at some moment during the call.
 pub(super) fn merged(leaf: NodeRef<'_>) -> Vec<Entry<'_>> {
+    let image = LeafImage::of_verified(leaf.image());
+    patched(&image, &patches(leaf, &image))
+}
+
+/// The changes of a leaf's area as patches of its image, one of each key, in the order of the keys.
+pub(super) fn patches<'g>(leaf: NodeRef<'g>, image: &LeafImage<'g>) -> Vec<Patch<'g>> {
     #[cfg(test)]
     MERGES.with(|merges| merges.set(merges.get() + 1));
-    let image = LeafImage::of_verified(leaf.image());
-    let mut area: Vec<_> =
-        leaf.area().live().filter_map(changed).map(|key| Placed::new(key, &image)).collect();
+    let area = leaf.area();
+    let mut patches = Vec::with_capacity(area.slots());
+    patches.extend(area.live().filter_map(changed).map(|(key, entry)| patch(key, entry, image)));
     // The area gives the last slot first, and that is the newest: a stable sort keeps this.
-    area.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.entry.key.compare(&b.entry.key)));
-    let mut all: Vec<Entry<'_>> = Vec::with_capacity(image.len() + area.len());
+    patches.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.entry.key.compare(&b.entry.key)));
+    patches
+        .dedup_by(|older, newer| older.at == newer.at && older.entry.key.compare(&newer.entry.key).is_eq());
+    patches
+}
+
+/// The entries of an image with these patches.
+pub(super) fn patched<'g>(image: &LeafImage<'g>, patches: &[Patch<'g>]) -> Vec<Entry<'g>> {
+    let mut all: Vec<Entry<'_>> = Vec::with_capacity(image.len() + patches.len());
     let mut done = 0;
-    let mut before: Option<&Placed<'_>> = None;
-    for placed in &area {
-        let is_older = |before: &Placed<'_>| {
-            before.at == placed.at && before.entry.key.compare(&placed.entry.key).is_eq()
-        };
-        if before.is_some_and(is_older) {
-            continue;
+    for patch in patches {
+        all.extend(image.entries(done..patch.at));
+        if patch.stays() {
+            all.push(patch.entry);
         }
-        all.extend(image.entries(done..placed.at));
-        if placed.entry.kind != EntryKind::Deleted {
-            all.push(placed.entry);
-        }
-        done = placed.behind;
-        before = Some(placed);
+        done = patch.behind;
     }
     all.extend(image.entries(done..image.len()));
     if !image.is_plain() {
@@ -42,22 +49,28 @@ pub(super) fn merged(leaf: NodeRef<'_>) -> Vec<Entry<'_>> {
     all
 }
 
-/// A change of an area, and where its key is in the image, or would be: the entries from `at` until
-/// `behind` are of that key, and older.
-struct Placed<'a> {
-    entry: Entry<'a>,
-    at: usize,
-    behind: usize,
+/// The image of what a leaf holds, with this section of changes of shape.
+pub(super) fn merged_image(leaf: NodeRef<'_>, section: &[u8]) -> Vec<u8> {
+    let image = LeafImage::of_verified(leaf.image());
+    let patches = patches(leaf, &image);
+    if let Some(leaf) = PatchedLeaf::new(image, &patches, section) {
+        let mut image = vec![0; leaf.size_bytes()];
+        leaf.write(&mut image);
+        return image;
+    }
+    let entries = patched(&image, &patches);
+    let builder = LeafBuilder::new(entries.iter().copied(), section);
+    let mut image = vec![0; builder.size_bytes()];
+    builder.write(&mut image);
+    image
 }
 
-impl<'a> Placed<'a> {
-    fn new((key, entry): (&[u8], Entry<'a>), image: &LeafImage<'_>) -> Self {
-        let (at, behind) = match image.search(key) {
-            Position::Found(at) => (at, image.behind_versions(at)),
-            Position::Insert(at) => (at, at),
-        };
-        Self { entry, at, behind }
-    }
+fn patch<'g>(key: &[u8], entry: Entry<'g>, image: &LeafImage<'_>) -> Patch<'g> {
+    let (at, behind) = match image.search(key) {
+        Position::Found(at) => (at, image.behind_versions(at)),
+        Position::Insert(at) => (at, at),
+    };
+    Patch { entry, at, behind }
 }
 
 /// Whether nothing would be [merged]: found without memory, and mostly with one look, as the first
