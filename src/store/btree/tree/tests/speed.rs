@@ -44,8 +44,8 @@ impl Measured {
 
     /// The number of some record, the same for the same `at`.
     fn some(&self, at: u64) -> u64 {
-        u64::try_from(u128::from(at.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * u128::from(self.records) >> 64)
-            .expect("below the number of records")
+        let scattered = u128::from(at.wrapping_mul(0x9e37_79b9_7f4a_7c15)) * u128::from(self.records);
+        u64::try_from(scattered >> 64).expect("below the number of records")
     }
 }
 
