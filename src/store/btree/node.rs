@@ -335,9 +335,9 @@ impl<'p> NodeRef<'p> {
         let words = unsafe { self.at.add(HEADER_BYTES) };
         // SAFETY: the heap lies behind the image, in the same block.
         let heap = unsafe { self.at.add(self.heap_at()) };
-        // SAFETY: the image starts at a multiple of 64 bytes, and the heap at one of 8 behind it; it
-        // is valid as long as the node, and the node's length includes it. No accessor but this one
-        // reaches it, and this one pairs it with the node's slots.
+        // SAFETY: the image starts at a multiple of 64 bytes, and the heap at one of 8 behind it.
+        // The heap is valid as long as the node, and the node's length includes it. No accessor but
+        // this one reaches it, and this one pairs it with the node's slots.
         let heap = unsafe { Heap::new(heap, size.heap_bytes()) };
         // SAFETY: the builder made that many words, as 0, before the node was shared; behind a
         // header of 64 bytes they are aligned.

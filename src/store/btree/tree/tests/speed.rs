@@ -1,7 +1,8 @@
 //! What point reads and writes take, in memory: a measurement.
 //!
 //! The tree alone, in an arena, on one core: 16 bytes of key and 100 of value, `BOSON_RECORDS` of
-//! them. `BOSON_ONLY` runs one row, for counting its instructions; what the row needs is made before.
+//! them. `BOSON_ONLY` runs one row, for counting its instructions; what the row needs is made
+//! before.
 
 use std::hint::black_box;
 use std::time::Instant;
