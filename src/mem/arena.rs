@@ -100,6 +100,12 @@ impl Arena {
         }
     }
 
+    /// Asks the kernel for transparent hugepages if the pages are normal ones: for memory that is
+    /// going to be full.
+    pub(crate) fn prefer_hugepages(&self) {
+        self.0.0.mapping.prefer_hugepages();
+    }
+
     /// The mapping's address and size in bytes, to register with a device.
     ///
     /// The memory is mapped for as long as this arena, a clone of it or one of its buffers lives.

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use tracing::warn;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -67,6 +67,19 @@ impl Mapping {
 
     pub(super) fn pages(&self) -> PageKind {
         self.pages
+    }
+
+    /// Asks the kernel for transparent hugepages where the pages are normal ones. It may have none.
+    ///
+    /// A page is then 2 MiB from its first touch on: this is for memory that is going to be full.
+    pub(super) fn prefer_hugepages(&self) {
+        if self.pages == PageKind::Normal {
+            // SAFETY: the range is this mapping. The advice says how the kernel is to back it, and
+            // changes nothing of what is there.
+            let advised = unsafe { madvise(self.base.as_ptr().cast(), self.bytes, Advice::LinuxHugepage) };
+            // A kernel without them says that the advice is invalid.
+            _ = advised;
+        }
     }
 }
 

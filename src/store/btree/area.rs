@@ -196,9 +196,7 @@ impl<'a> Area<'a> {
 
     /// The number of slots that are taken.
     pub(in crate::store) fn taken(&self) -> usize {
-        (0..self.slots.capacity())
-            .find(|index| !self.slots.load(*index).is_taken())
-            .unwrap_or(self.slots.capacity())
+        self.slots.first_free()
     }
 
     /// Whether nobody can take another slot.
@@ -289,7 +287,7 @@ impl<'a> Area<'a> {
             if word.tag() == tag {
                 word = self.decide(index, word, &mut wait);
             }
-            has_change |= word.state() == State::Live && word.kind().is_change();
+            has_change = has_change || word.state() == State::Live && word.kind().is_change();
         }
         has_change
     }

@@ -5,7 +5,8 @@
 //! changes but the word of a child, and that only in a buffer that nobody else sees yet.
 //!
 //! - `search`: prefix, heads and slots, which leaves and inner pages share, and the search.
-//! - `leaf`, `entry`, `leaf_build`: leaves, their entries, building and splitting them.
+//! - `leaf`, `entry`, `leaf_build`, `leaf_patch`: leaves, their entries, building, splitting and
+//!   patching them.
 //! - `inner`, `family`, `inner_build`: the same for inner pages.
 //! - `change`: a split that is under way, in the tail of either.
 //! - `key`: a key in pieces, as images have them.
@@ -37,6 +38,7 @@ mod inner_build;
 mod key;
 mod leaf;
 mod leaf_build;
+mod leaf_patch;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -50,6 +52,7 @@ pub(crate) use inner_build::{InnerBuilder, inner_split_point};
 pub(crate) use key::KeyParts;
 pub(crate) use leaf::LeafImage;
 pub(crate) use leaf_build::{LeafBuilder, SplitPoint};
+pub(crate) use leaf_patch::{Patch, PatchedLeaf};
 pub(crate) use search::Position;
 
 /// A leaf whose image is longer splits: with its header of 64 bytes it takes 4 KiB.

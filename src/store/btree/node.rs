@@ -1,5 +1,5 @@
-//! The memory of a node: a header of one cache line, then the append area, then the image. Each of
-//! the last two may be missing.
+//! The memory of a node: a header of one cache line, the slots of the append area, the image, and
+//! the heap of the area. Only the header is always there.
 //!
 //! | offset | size | field | changes |
 //! |---|---|---|---|
@@ -9,7 +9,7 @@
 //! | 24 | 4 | number of the tree | never |
 //! | 28 | 4 | `pins`: cursors that hold this node across awaits | yes |
 //! | 32 | 4 | level, kind, size class (1 each); `touched` (1) | `touched` |
-//! | 36 | 4 | area: bytes (2), slots (2) | never |
+//! | 36 | 4 | area: bytes of slots and heap together (2), slots (2) | never |
 //! | 40 | 4 | image: offset in 64 bytes (2), length in bytes (2) | never |
 //! | 44 | 20 | zero | – |
 //!
@@ -18,9 +18,13 @@
 //! not know, unless it is this one's: `Homes` does. A node is *clean* if its area has no change and
 //! its `place` is the page's home.
 //!
+//! Slots and image start at multiples of 64 bytes, the heap at one of 8. What a search looks at
+//! (header, slots, and the header, prefix and heads of the image) is all in the first lines: so who
+//! has a node's address can [ask for them](NodeRef::prefetch) at once, and waits for memory once.
+//!
 //! A [`NewNode`] belongs to whoever builds it. Its address in a mapping word makes it shared; from
 //! then on it is reached as a [`NodeRef`], as long as the reader's pin keeps it from being freed.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
+#![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 #[cfg(test)]
 mod tests;
@@ -38,10 +42,13 @@ use crate::store::cache::Room;
 use crate::store::cache::hand::touched_again;
 use crate::store::word::{ChildWord, ColdAddress, MapView, MapWord, NodeAddress};
 
-/// Header, area and image start at multiples of this many bytes.
+/// Header, slots and image start at multiples of this many bytes.
 const LINE: usize = 64;
 const HEADER_BYTES: usize = size_of::<Header>();
 const _: () = assert!(HEADER_BYTES == LINE, "the header is one cache line");
+
+/// The heap of an area starts at a multiple of this many bytes.
+const HEAP_ALIGN: usize = 8;
 
 /// The largest node: an image of 16 KiB with an area, in bytes.
 pub(in crate::store) const MAX_NODE_BYTES: usize = 32 << 10;
@@ -140,9 +147,30 @@ impl AreaSize {
         Self { bytes, ..self }
     }
 
+    /// The largest area up to this one with which a node that has such an image is at most
+    /// `most_bytes` long. None if that leaves less than `heap_bytes` for entries.
+    pub(in crate::store) fn within(
+        self,
+        most_bytes: usize,
+        image_len: usize,
+        heap_bytes: usize,
+    ) -> Option<Self> {
+        let [Self { slots: fewest, .. }, ..] = Self::ALL;
+        [self.slots, self.slots.min(fewest)].into_iter().find_map(|slots| {
+            let heap = most_bytes.checked_sub(heap_at(Self { slots, bytes: 0 }, image_len))?;
+            let heap = heap.min(self.heap_bytes()) / HEAP_ALIGN * HEAP_ALIGN;
+            let bytes = u16::try_from(heap + Self { slots, bytes: 0 }.slots_bytes()).ok()?;
+            (heap >= heap_bytes).then_some(Self { slots, bytes })
+        })
+    }
+
     /// The bytes for entries.
     pub(in crate::store) fn heap_bytes(self) -> usize {
-        usize::from(self.bytes) - self.slots() * size_of::<u64>()
+        usize::from(self.bytes) - self.slots_bytes()
+    }
+
+    fn slots_bytes(self) -> usize {
+        self.slots() * size_of::<u64>()
     }
 }
 
@@ -186,8 +214,18 @@ impl Shape {
 
     /// The length in bytes of a node with such an area and an image of this length.
     pub(in crate::store) fn len_bytes(area: AreaSize, image_len: usize) -> usize {
-        HEADER_BYTES + usize::from(area.bytes).next_multiple_of(LINE) + image_len.next_multiple_of(LINE)
+        (heap_at(area, image_len) + area.heap_bytes()).next_multiple_of(LINE)
     }
+}
+
+/// Where the image begins.
+fn image_at(area: AreaSize) -> usize {
+    HEADER_BYTES + area.slots_bytes().next_multiple_of(LINE)
+}
+
+/// Where the heap of the area begins.
+fn heap_at(area: AreaSize, image_len: usize) -> usize {
+    image_at(area) + image_len.next_multiple_of(HEAP_ALIGN)
 }
 
 /// The first line of a node.
@@ -292,20 +330,43 @@ impl<'p> NodeRef<'p> {
 
     /// The append area. It has no slots if the node has none.
     pub(in crate::store) fn area(self) -> Area<'p> {
-        let (slots, bytes) = (usize::from(self.header().area_slots), usize::from(self.header().area_bytes));
-        let slots_len = slots * size_of::<AtomicU64>();
-        // SAFETY: the area lies behind the header, in the same block.
+        let size = self.area_size();
+        // SAFETY: the slots lie behind the header, in the same block.
         let words = unsafe { self.at.add(HEADER_BYTES) };
-        // SAFETY: the heap lies behind the slots, in the same block.
-        let heap = unsafe { words.add(slots_len) };
-        // SAFETY: the heap is aligned to 8 bytes, as the slots are; it is valid as long as the
-        // node. No accessor but this one reaches it, and this one pairs it with the node's slots.
-        let heap = unsafe { Heap::new(heap, bytes.saturating_sub(slots_len)) };
+        // SAFETY: the heap lies behind the image, in the same block.
+        let heap = unsafe { self.at.add(self.heap_at()) };
+        // SAFETY: the image starts at a multiple of 64 bytes, and the heap at one of 8 behind it.
+        // The heap is valid as long as the node, and the node's length includes it. No accessor but
+        // this one reaches it, and this one pairs it with the node's slots.
+        let heap = unsafe { Heap::new(heap, size.heap_bytes()) };
         // SAFETY: the builder made that many words, as 0, before the node was shared; behind a
         // header of 64 bytes they are aligned.
-        let words = unsafe { slice::from_raw_parts(words.as_ptr().cast::<AtomicU64>(), slots) };
+        let words = unsafe { slice::from_raw_parts(words.as_ptr().cast::<AtomicU64>(), size.slots()) };
         // SAFETY: no accessor but this one reaches the words, which were made as 0.
         Area::new(unsafe { Slots::new(words, heap) })
+    }
+
+    fn area_size(self) -> AreaSize {
+        let header = self.header();
+        AreaSize { slots: header.area_slots, bytes: header.area_bytes }
+    }
+
+    fn heap_at(self) -> usize {
+        let (at, len) = self.image_place();
+        at + len.next_multiple_of(HEAP_ALIGN)
+    }
+
+    /// Asks for the lines that a search reads first, before the header has said what is in them.
+    #[inline]
+    pub(in crate::store) fn prefetch(self) {
+        #[cfg(target_arch = "x86_64")]
+        for line in 0..8 {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = self.at.as_ptr().wrapping_add(line * LINE);
+            // SAFETY: SSE is a part of the architecture. A prefetch reads nothing: it may name any
+            // address, so also what lies behind a short node.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        }
     }
 
     /// The image; empty if the node has none.
@@ -320,8 +381,8 @@ impl<'p> NodeRef<'p> {
 
     /// The length of the node in bytes.
     pub(in crate::store) fn len_bytes(self) -> u64 {
-        let (at, len) = self.image_place();
-        u64::try_from(at + len.next_multiple_of(LINE)).expect("a node is small")
+        let end = self.heap_at() + self.area_size().heap_bytes();
+        u64::try_from(end.next_multiple_of(LINE)).expect("a node is small")
     }
 
     /// Offset and length of the image in bytes.
@@ -347,7 +408,7 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
     pub(in crate::store) fn build(memory: &'m M, shape: &Shape, room: Room) -> Option<Self> {
         let len = Shape::len_bytes(shape.area, shape.image_len);
         assert!(len <= MAX_NODE_BYTES, "a node is at most {MAX_NODE_BYTES} bytes long");
-        let image_at = HEADER_BYTES + usize::from(shape.area.bytes).next_multiple_of(LINE);
+        let image_at = image_at(shape.area);
         let small = |bytes: usize| u16::try_from(bytes).expect("a node has 32 KiB at most");
         let block = memory.allocate(len, room)?;
         let header = Header {
@@ -371,10 +432,12 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
         let slots = unsafe { block.address.add(HEADER_BYTES) };
         // SAFETY: the area, in the same block, has these slots.
         unsafe { slots.write_bytes(0, shape.area.slots() * size_of::<u64>()) };
-        // SAFETY: the block has `len` bytes, of which the image begins at `image_at`.
+        // SAFETY: the block has `len` bytes, of which the image begins at `image_at`, in front of
+        // the heap.
         let image = unsafe { block.address.add(image_at) };
-        // SAFETY: as above, and the block is ours.
-        unsafe { image.write_bytes(0, len - image_at) };
+        // SAFETY: as above, and the block is ours. The heap needs no bytes: whoever takes a part of
+        // it fills that.
+        unsafe { image.write_bytes(0, shape.image_len) };
         Some(Self { block, memory })
     }
 

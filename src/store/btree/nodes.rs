@@ -245,7 +245,10 @@ impl<M: NodeMemory> Pin<'_, M> {
     pub(super) fn find(&self, id: PageId) -> Result<Option<(NodeRef<'_>, MapWord)>, Miss> {
         let word = self.entry(id)?.word();
         match self.node(word) {
-            Some(node) => Ok(Some((node, word))),
+            Some(node) => {
+                node.prefetch();
+                Ok(Some((node, word)))
+            }
             None => self.load(id).map(|Found { word, node, .. }| Some((node?, word))),
         }
     }
@@ -259,9 +262,18 @@ impl<M: NodeMemory> Pin<'_, M> {
         }
     }
 
+    /// Which memory may be used for new nodes.
+    pub(super) fn room(&self) -> Room {
+        self.room
+    }
+
     /// A node of this shape, to be filled. None if there is no memory.
     pub(super) fn build(&self, shape: &Shape, room: Room) -> Option<NewNode<'_, M>> {
-        let room = if self.room == Room::Reserve { Room::Reserve } else { room };
+        self.build_in(if self.room == Room::Reserve { Room::Reserve } else { room }, shape)
+    }
+
+    /// The same in this room, also if the pin may use more.
+    pub(super) fn build_in(&self, room: Room, shape: &Shape) -> Option<NewNode<'_, M>> {
         NewNode::build(self.memory(), shape, room)
     }
 

@@ -257,19 +257,17 @@ impl<M: NodeMemory> Pin<'_, M> {
         let mut child = root;
         loop {
             let Some((node, _)) = self.find(child.id())? else { return Ok(Way::Old(child)) };
-            let is_ahead = node.child() == ChildWord::new(child.id(), child.epoch().next());
-            match State::of_code(node.kind()) {
-                State::Live if node.child() == child => {}
-                State::Live if is_ahead => match pending(node) {
-                    Some(split) if split.separator <= key => {
-                        child = split.right;
+            let is_as_said = node.child() == child && node.kind() == State::Live.code();
+            if !is_as_said {
+                match turn(node, child, key) {
+                    Turn::Stay => {}
+                    Turn::To(right) => {
+                        child = right;
                         continue;
                     }
-                    _ => {}
-                },
-                State::Moved if is_ahead => {}
-                State::Removed if is_ahead => return Ok(Way::Ends(None)),
-                _ => return Ok(Way::Old(child)),
+                    Turn::Ends => return Ok(Way::Ends(None)),
+                    Turn::Old => return Ok(Way::Old(child)),
+                }
             }
             if node.level() == 0 {
                 return Ok(Way::Ends(Some(node)));
@@ -307,8 +305,10 @@ impl<M: NodeMemory> Pin<'_, M> {
     ///
     /// A page on the way is not in memory.
     pub(in crate::store) fn get(&self, tree: TreeRoot, key: &[u8]) -> Result<Option<Value<'_>>, Miss> {
+        let tag = tag(key);
         let Some(leaf) = self.descend_to_read(tree, key)? else { return Ok(None) };
-        let newest = leaf.area().lookup(key, tag(key), u64::MAX, no_intents).newest;
+        leaf.touch();
+        let newest = leaf.area().lookup(key, tag, u64::MAX, no_intents).newest;
         Ok(found(leaf, key, newest))
     }
 
@@ -345,6 +345,33 @@ impl<M: NodeMemory> Pin<'_, M> {
         }
         let next = if is_backwards { visitor.lower() } else { visitor.upper() };
         Ok(next.map(Separator::to_vec))
+    }
+}
+
+/// What a reader does at a page that is not as its parent says.
+enum Turn {
+    /// It goes on here.
+    Stay,
+    To(ChildWord),
+    /// No page has the key's range.
+    Ends,
+    /// The parent is older than that.
+    Old,
+}
+
+/// What a reader of `key` does at `node`, which is not as `child` says. Rare.
+#[cold]
+fn turn(node: NodeRef<'_>, child: ChildWord, key: &[u8]) -> Turn {
+    if node.child() != ChildWord::new(child.id(), child.epoch().next()) {
+        return Turn::Old;
+    }
+    match State::of_code(node.kind()) {
+        State::Live => match pending(node) {
+            Some(split) if split.separator <= key => Turn::To(split.right),
+            _ => Turn::Stay,
+        },
+        State::Moved => Turn::Stay,
+        State::Removed => Turn::Ends,
     }
 }
 

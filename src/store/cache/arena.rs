@@ -19,8 +19,9 @@
 //! serves its own class only. An allocation that finds neither a block of its class nor an empty
 //! slab takes a block of up to twice the size.
 //!
-//! Some slabs are a reserve: they stay empty but for allocations with [`Room::Reserve`]. An account
-//! alone could not promise that, since its bytes may lie in slabs of other classes.
+//! Some slabs are a reserve: they stay empty but for allocations with [`Room::Reserve`] that find
+//! no block elsewhere. An account alone could not promise that, since its bytes may lie in slabs of
+//! other classes.
 
 mod class;
 #[cfg(all(test, loom))]
@@ -237,14 +238,13 @@ impl Magazines {
     /// Allocates at least `bytes` bytes; `None` if the arena is full, but for its reserve unless
     /// `room` says so, or above [`MAX_ALLOCATION_BYTES`].
     pub(in crate::store) fn alloc(&self, bytes: usize, room: Room) -> Option<Block> {
-        let keep_empty = self.arena.keep_empty(room);
         let Some(class) = class_of(bytes) else {
-            return self.arena.note(self.alloc_whole(bytes, keep_empty));
+            return self.arena.note(self.alloc_whole(bytes, self.arena.keep_empty(room)));
         };
         let place = self.by_class[class].borrow_mut().blocks.pop();
         match place {
             Some(place) => Some(self.allocated(class, place)),
-            None => self.arena.note(self.refill(class, keep_empty)),
+            None => self.arena.note(self.refill(class, room)),
         }
     }
 
@@ -291,17 +291,31 @@ impl Magazines {
         &self.arena
     }
 
+    /// A block, when the magazine has none. The reserve is touched last: a larger block comes back
+    /// as it is, while a slab of the reserve that is cut for one block is no reserve until all of
+    /// its blocks are free at the same time.
     #[cold]
-    fn refill(&self, class: usize, keep_empty: usize) -> Option<Block> {
+    fn refill(&self, class: usize, room: Room) -> Option<Block> {
         let half = self.by_class[class].borrow().most.div_ceil(2).max(1);
-        let larger = class + 1..CLASSES.min(class + 1 + LARGER_CLASSES);
-        let place = self.take(class, half, keep_empty).map(|place| (class, place));
+        let ordinary = self.arena.keep_empty(Room::Ordinary);
+        let place = self.take(class, half, ordinary).map(|place| (class, place));
         let place = place.or_else(|| {
             self.flush();
-            let all = std::iter::once((class, half)).chain(larger.map(|class| (class, 1)));
-            all.into_iter().find_map(|(class, most)| Some((class, self.take(class, most, keep_empty)?)))
+            self.take_any(class, half, ordinary)
+        });
+        let place = place.or_else(|| match room {
+            Room::Ordinary => None,
+            Room::Reserve => self.take_any(class, 1, self.arena.keep_empty(room)),
         });
         place.map(|(class, place)| self.allocated(class, place))
+    }
+
+    /// Takes at most `most` blocks of a class, or one of up to twice the size. The class and the
+    /// place of one.
+    fn take_any(&self, class: usize, most: usize, keep_empty: usize) -> Option<(usize, usize)> {
+        let larger = class + 1..CLASSES.min(class + 1 + LARGER_CLASSES);
+        let mut all = std::iter::once((class, most)).chain(larger.map(|class| (class, 1)));
+        all.find_map(|(class, most)| Some((class, self.take(class, most, keep_empty)?)))
     }
 
     /// Takes at most `most` blocks out of one slab, all but one for the magazine. The place of that

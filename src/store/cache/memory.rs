@@ -23,7 +23,7 @@ mod tests;
 use std::sync::Arc;
 
 use super::account::{Account, Part, Portion, Room};
-use super::arena::{Block, Magazines, NodeArena};
+use super::arena::{Block, Magazines, NodeArena, SLAB_BYTES};
 use crate::error::Result;
 use crate::store::btree::{self, CoreMemories, MAX_NODE_BYTES, NodeMemory};
 
@@ -34,6 +34,9 @@ const RESERVES_PER_LIMIT: u64 = 32;
 /// The arena is larger than the limit by this share, for what slabs lose: rests behind the last
 /// block, and free blocks of classes that nobody asks for.
 const SPARE_PER_LIMIT: u64 = 8;
+/// And by so many slabs: each of the classes that leaves have, from 2 to 6 KiB, has one that is
+/// full in part. Of a small limit they would be most of the share above.
+const SPARE_SLABS: u64 = 12;
 
 /// How much of a limit is the reserve, in bytes: a quarter at most.
 pub(in crate::store) fn reserve_bytes(limit_bytes: u64) -> u64 {
@@ -56,7 +59,8 @@ impl CacheMemory {
     /// The kernel's code if the arena cannot be mapped.
     pub(in crate::store) fn new(account: Arc<Account>) -> Result<Self> {
         let (limit, reserve) = (account.limit_bytes(), account.reserve_bytes());
-        let whole = limit + (limit / SPARE_PER_LIMIT).max(reserve);
+        let spare = (limit / SPARE_PER_LIMIT).max(reserve) + SPARE_SLABS * SLAB_BYTES as u64;
+        let whole = limit + spare;
         let of_machine = |bytes| usize::try_from(bytes).expect("memory has addresses");
         let arena = NodeArena::new(of_machine(whole), of_machine(reserve))?;
         Ok(Self { arena, account })

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::counts::{Count, count};
 use super::defect::Defects;
@@ -61,7 +61,7 @@ pub(super) struct Shared {
     events: Mutex<Vec<Arc<Events>>>,
     /// Ask the cores for memory that they do not use.
     collectors: Mutex<Vec<Weak<Signal>>>,
-    failure: Mutex<Option<Failure>>,
+    failure: OnceLock<Failure>,
 }
 
 /// What is asked of the keeper, and what it has done.
@@ -114,7 +114,7 @@ impl Shared {
             may_refuse: AtomicBool::new(false),
             events: Mutex::default(),
             collectors: Mutex::default(),
-            failure: Mutex::default(),
+            failure: OnceLock::new(),
         }
     }
 
@@ -186,7 +186,7 @@ impl Shared {
 
     /// An I/O that writes depend on failed: no page is written any more.
     pub(super) fn fail(&self, error: &Error) {
-        lock(&self.failure).get_or_insert_with(|| Failure::of(error));
+        self.failure.get_or_init(|| Failure::of(error));
         self.may_refuse.store(true, Ordering::Release);
         tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
@@ -196,7 +196,7 @@ impl Shared {
 
     /// The store was closed, or has failed: what runs in the background ends.
     pub(super) fn is_over(&self) -> bool {
-        self.requests().is_closed || lock(&self.failure).is_some()
+        self.requests().is_closed || self.failure.get().is_some()
     }
 
     /// Asks the keeper for a checkpoint, the last one if the store `is_closing`. The number of the
@@ -225,7 +225,7 @@ impl Shared {
 
     /// The error of the failure, if there was one.
     pub(super) fn check_failed(&self, operation: &'static str, outcome: Outcome) -> Result<()> {
-        lock(&self.failure).as_ref().map_or(Ok(()), |failure| Err(failure.error(operation, outcome)))
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.error(operation, outcome)))
     }
 }
 

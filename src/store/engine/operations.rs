@@ -188,21 +188,29 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Waits while the log is as long as it may be, and while as much as may be has to become durable
     /// together.
     pub(super) async fn wait_for_log(&self) -> Result<()> {
-        loop {
+        while self.must_wait()?.is_some() {
             let moment = self.shared.progress.now();
-            self.shared.check_writable("write to store")?;
-            if self.shared.growth.is_reached() {
-                // It may be much less than what was counted.
-                self.look_at_growth();
-            }
-            match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
-                (false, false) => return Ok(()),
-                (true, _) => count(Count::LogWaits),
-                (false, true) => count(Count::GrowthWaits),
-            }
+            // Once more: what was told before that moment wakes nobody.
+            let Some(why) = self.must_wait()? else { break };
+            count(why);
             self.shared.keeper.set();
             self.shared.progress.since(moment).await;
         }
+        Ok(())
+    }
+
+    /// What a write has to wait for, if anything.
+    fn must_wait(&self) -> Result<Option<Count>> {
+        self.shared.check_writable("write to store")?;
+        if self.shared.growth.is_reached() {
+            // It may be much less than what was counted.
+            self.look_at_growth();
+        }
+        Ok(match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
+            (false, false) => None,
+            (true, _) => Some(Count::LogWaits),
+            (false, true) => Some(Count::GrowthWaits),
+        })
     }
 
     /// Room for the record of a write. Nothing may await from here to the record.

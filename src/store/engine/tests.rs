@@ -5,6 +5,7 @@ mod faults;
 mod keeper;
 mod overlay;
 mod scan;
+mod speed;
 mod transaction;
 mod trees;
 mod update;

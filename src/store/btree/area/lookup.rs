@@ -65,11 +65,7 @@ impl<'a> Area<'a> {
     ) -> Lookup<'a> {
         let mut found = Lookup { newest: None, is_intent: false, open_intent: None };
         let mut is_plain_found = false;
-        for index in (0..end).rev() {
-            let word = self.slots.load(index);
-            if word.tag() != tag || word.state() != State::Live {
-                continue;
-            }
+        for (index, word) in self.slots.live_of_tag(end, tag) {
             let is_intent = word.kind() == Kind::Intent;
             if is_plain_found && !is_intent {
                 continue;

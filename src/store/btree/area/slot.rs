@@ -162,6 +162,13 @@ impl SlotWord {
         Self(self.0 | Self::ABORTED << Self::STATE)
     }
 
+    /// Whether the slot is live and has this tag.
+    #[inline]
+    pub(super) fn is_live_with(self, tag: u16) -> bool {
+        const MASK: u64 = 3 << SlotWord::STATE | 0xFFFF << SlotWord::TAG;
+        self.0 & MASK == Self::LIVE << Self::STATE | u64::from(tag) << Self::TAG
+    }
+
     /// Whether the slot has an entry, or room for one.
     pub(super) fn is_taken(self) -> bool {
         self != Self::FREE && self != Self::SEALED

@@ -132,6 +132,25 @@ impl<'a> Slots<'a> {
         SlotWord::from_bits(self.words[index].load(Ordering::Acquire))
     }
 
+    /// The first slot that is not taken, or how many there are.
+    #[inline]
+    pub(super) fn first_free(&self) -> usize {
+        let is_taken = |word: &AtomicU64| SlotWord::from_bits(word.load(Ordering::Acquire)).is_taken();
+        self.words.iter().position(|word| !is_taken(word)).unwrap_or(self.words.len())
+    }
+
+    /// The slots below `end` that are seen live with this tag, the last one first.
+    #[inline]
+    pub(super) fn live_of_tag(
+        &self,
+        end: usize,
+        tag: u16,
+    ) -> impl Iterator<Item = (usize, SlotWord)> + use<'a> {
+        let words = self.words[..end].iter().enumerate().rev();
+        let words = words.map(|(index, word)| (index, SlotWord::from_bits(word.load(Ordering::Acquire))));
+        words.filter(move |(_, word)| word.is_live_with(tag))
+    }
+
     fn change(&self, index: usize, from: SlotWord, to: SlotWord) -> Result<(), SlotWord> {
         self.words[index]
             .compare_exchange(from.bits(), to.bits(), Ordering::AcqRel, Ordering::Acquire)

@@ -174,11 +174,19 @@ impl Entry<'_> {
         let expires = if self.expiry_ms.is_some() { EXPIRES } else { 0 };
         out[at] = self.kind as u8 | numbered | expires;
         at += 1;
-        if self.has_len() {
-            let bytes = to_leb128(self.value.len());
-            for byte in &bytes[..len_bytes(self.value.len())] {
-                out[at] = *byte;
+        match u8::try_from(self.value.len()) {
+            _ if !self.has_len() => {}
+            // Most are that short.
+            Ok(len @ ..0x80) => {
+                out[at] = len;
                 at += 1;
+            }
+            _ => {
+                let bytes = to_leb128(self.value.len());
+                for byte in &bytes[..len_bytes(self.value.len())] {
+                    out[at] = *byte;
+                    at += 1;
+                }
             }
         }
         if let Some(number) = self.number {

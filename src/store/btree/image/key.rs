@@ -30,6 +30,10 @@ impl<'a> KeyParts<'a> {
         self.prefix.len() + self.head_len + self.rest.len()
     }
 
+    fn is_whole(&self) -> bool {
+        self.head_len == 0 && self.rest.is_empty()
+    }
+
     fn pieces(&self) -> [&[u8]; 3] {
         [self.prefix, &self.head[..self.head_len], self.rest]
     }
@@ -56,7 +60,11 @@ impl<'a> KeyParts<'a> {
     }
 
     /// As byte strings compare.
+    #[inline]
     pub(crate) fn compare(&self, other: &KeyParts<'_>) -> Ordering {
+        if self.is_whole() && other.is_whole() {
+            return self.prefix.cmp(other.prefix);
+        }
         self.diverge(other).1
     }
 
@@ -95,7 +103,21 @@ impl<'a> KeyParts<'a> {
 
     /// Copies the bytes from offset `from` on to `out`, as many as there are and fit, and returns
     /// how many.
+    #[inline]
     pub(super) fn copy_from(&self, from: usize, out: &mut [u8]) -> usize {
+        // Mostly these bytes lie in one piece: the rest, or, of a whole key, the prefix.
+        let is_rest = from == self.prefix.len() + self.head_len;
+        let piece = if is_rest { Some(self.rest) } else { self.prefix.get(from..) };
+        match piece.and_then(|piece| piece.get(..out.len())) {
+            Some(piece) => {
+                out.copy_from_slice(piece);
+                piece.len()
+            }
+            None => self.copy_pieces_from(from, out),
+        }
+    }
+
+    fn copy_pieces_from(&self, from: usize, out: &mut [u8]) -> usize {
         let (mut skip, mut copied) = (from, 0);
         for piece in self.pieces() {
             if skip >= piece.len() {

@@ -22,8 +22,8 @@ use super::change::Changes;
 use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::entry::{Body, Entry, EntryKind};
 use super::key::HEAD_BYTES;
-use super::search::{IMAGE_HEADER_BYTES, PER_KEY_BYTES, Position, SortedKeys, padded};
-use crate::store::codec::{to_u32, u16_at};
+use super::search::{IMAGE_HEADER_BYTES, PER_KEY_BYTES, Position, SortedKeys, padded, put};
+use crate::store::codec::{to_u16, to_u32, u16_at};
 
 /// What the smallest entry takes: an empty key that is deleted.
 const MIN_ENTRY_BYTES: usize = PER_KEY_BYTES + 1;
@@ -47,6 +47,28 @@ pub(crate) struct LeafSummary {
     pub(crate) references: bool,
     /// In ms since 1970.
     pub(crate) earliest_expiry_ms: Option<u64>,
+}
+
+/// The header of a leaf's image.
+pub(super) struct LeafHeader {
+    pub(super) count: usize,
+    pub(super) prefix_len: usize,
+    /// 0 if there are none.
+    pub(super) changes_at: usize,
+    pub(super) entries_at: usize,
+    pub(super) live_bytes: u32,
+    pub(super) live_keys: u32,
+}
+
+impl LeafHeader {
+    pub(super) fn write(&self, out: &mut [u8]) {
+        for (at, field) in [(0, self.count), (2, self.prefix_len), (4, self.changes_at), (6, self.entries_at)]
+        {
+            put(out, at, &to_u16(field).to_le_bytes());
+        }
+        put(out, 8, &self.live_bytes.to_le_bytes());
+        put(out, 12, &self.live_keys.to_le_bytes());
+    }
 }
 
 impl LeafSummary {
@@ -124,8 +146,22 @@ impl<'a> LeafImage<'a> {
         Ok(())
     }
 
-    fn prefix_len(&self) -> usize {
+    pub(super) fn prefix_len(&self) -> usize {
         u16_at(self.content, 2).into()
+    }
+
+    pub(super) fn keys(&self) -> &SortedKeys<'a> {
+        &self.keys
+    }
+
+    /// Where the entry at `index` begins; of `len` where the last one ends.
+    pub(super) fn offset(&self, index: usize) -> usize {
+        if index < self.len() { self.keys.slot(index).0 } else { self.entries_end() }
+    }
+
+    /// Lengths of live keys and of their values as they lie in the leaf.
+    pub(super) fn live_bytes(&self) -> u32 {
+        u32_at(self.content, 8)
     }
 
     fn entries_end(&self) -> usize {
@@ -159,6 +195,20 @@ impl<'a> LeafImage<'a> {
             Position::Found(index) => Some(self.get(index)),
             Position::Insert(_) => None,
         }
+    }
+
+    /// Whether each entry is a live key: there are no older versions, and no deletions.
+    pub(crate) fn is_plain(&self) -> bool {
+        to_u32(self.len()) == u32_at(self.content, 12)
+    }
+
+    /// The index behind the versions of a key, of which the first is at `index`.
+    pub(crate) fn behind_versions(&self, index: usize) -> usize {
+        let mut behind = index + 1;
+        while behind < self.len() && self.keys.order(index, behind) == Ordering::Equal {
+            behind += 1;
+        }
+        behind
     }
 
     /// The index of the first entry whose key is not smaller.

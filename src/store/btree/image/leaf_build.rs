@@ -3,9 +3,8 @@
 use super::damage::{MAX_CONTENT_BYTES, MAX_KEY_BYTES};
 use super::entry::Entry;
 use super::key::{HEAD_BYTES, KeyParts};
-use super::leaf::LeafSummary;
+use super::leaf::{LeafHeader, LeafSummary};
 use super::search::{IMAGE_HEADER_BYTES, KeyWriter, PER_KEY_BYTES, padded, put};
-use crate::store::codec::to_u16;
 
 /// Writes a leaf image into a buffer of its size. It walks the entries twice (for prefix and size,
 /// and to write), a third time if keys are shorter than prefix and head, and allocates nothing.
@@ -77,13 +76,15 @@ impl<'a, 'c, I: Iterator<Item = Entry<'a>> + Clone> LeafBuilder<'c, I> {
             summary.add(&entry, is_newest);
             end = entry.write_body(out, rest_end);
         }
-        put(out, 0, &to_u16(self.count).to_le_bytes());
-        put(out, 2, &to_u16(self.prefix_len).to_le_bytes());
-        let changes_at = if self.changes.is_empty() { 0 } else { to_u16(end) };
-        put(out, 4, &changes_at.to_le_bytes());
-        put(out, 6, &to_u16(self.entries_at()).to_le_bytes());
-        put(out, 8, &summary.live_bytes.to_le_bytes());
-        put(out, 12, &summary.live_keys.to_le_bytes());
+        let header = LeafHeader {
+            count: self.count,
+            prefix_len: self.prefix_len,
+            changes_at: if self.changes.is_empty() { 0 } else { end },
+            entries_at: self.entries_at(),
+            live_bytes: summary.live_bytes,
+            live_keys: summary.live_keys,
+        };
+        header.write(out);
         put(out, end, self.changes);
         summary
     }

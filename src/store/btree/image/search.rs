@@ -277,12 +277,7 @@ impl<'a> KeyWriter<'a> {
     /// larger than the one before; a smaller one is a defect of the caller.
     pub(super) fn write(&mut self, out: &mut [u8], key: KeyParts<'a>, offset: usize) -> (usize, bool) {
         let head = u32::from_be_bytes(key.head_at(self.prefix_len));
-        let order = self.before.map_or(Ordering::Less, |(before_head, before)| {
-            let order = before_head.cmp(&head).then_with(|| before.compare(&key));
-            debug_assert_eq!(order, before.compare(&key), "keys do not share the prefix");
-            order
-        });
-        assert!(order.is_le(), "keys do not ascend");
+        let order = self.check_order(head, &key);
         self.before = Some((head, key));
         put(out, self.heads_at + 4 * self.written, &head.to_le_bytes());
         let slot_at = self.slots_at + 4 * self.written;
@@ -292,6 +287,43 @@ impl<'a> KeyWriter<'a> {
         let end = offset + Self::rest_bytes(&key, self.prefix_len);
         key.copy_from(self.prefix_len + HEAD_BYTES, &mut out[offset..end]);
         (end, order.is_lt())
+    }
+
+    /// Writes a row of keys of an image with the same prefix, whose entries were copied to `offset`
+    /// as they lie there.
+    pub(super) fn write_row(
+        &mut self,
+        out: &mut [u8],
+        keys: &SortedKeys<'a>,
+        row: Range<usize>,
+        offset: usize,
+    ) {
+        let Some(last) = row.clone().last() else { return };
+        self.check_order(keys.head(row.start), &keys.key(row.start));
+        self.before = Some((keys.head(last), keys.key(last)));
+        let in_row = |at: usize| at + 4 * self.written..at + 4 * (self.written + row.len());
+        out[in_row(self.heads_at)].copy_from_slice(keys.heads[row.clone()].as_flattened());
+        // The offset is the lower half of a slot.
+        let moved = u32::from(to_u16(offset)).wrapping_sub(u32::from(to_u16(keys.slot(row.start).0)));
+        let (slots, _) = out[in_row(self.slots_at)].as_chunks_mut::<4>();
+        for (slot, before) in slots.iter_mut().zip(&keys.slots[row.clone()]) {
+            let before = u32::from_le_bytes(*before);
+            let moved = before.wrapping_add(moved) & 0xffff;
+            *slot = (before & !0xffff | moved).to_le_bytes();
+        }
+        self.written += row.len();
+    }
+
+    /// How the last key that was written compares with the next one, which has this head. That it
+    /// is not larger is checked.
+    fn check_order(&self, head: u32, key: &KeyParts<'_>) -> Ordering {
+        let order = self.before.map_or(Ordering::Less, |(before_head, before)| {
+            let order = before_head.cmp(&head).then_with(|| before.compare(key));
+            debug_assert_eq!(order, before.compare(key), "keys do not share the prefix");
+            order
+        });
+        assert!(order.is_le(), "keys do not ascend");
+        order
     }
 }
 

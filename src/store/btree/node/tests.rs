@@ -41,6 +41,25 @@ unsafe impl NodeMemory for Counted {
 }
 
 #[test]
+fn an_area_is_as_large_as_it_may_be_within_a_length() {
+    let usual = AreaSize::new(10, 1344);
+    for image_len in [0, 1, 63, 64, 2100, 3999] {
+        let len = Shape::len_bytes(usual, image_len);
+        assert_eq!(usual.within(len, image_len, 1344), Some(usual));
+        assert_eq!(usual.within(len + 640, image_len, 8), Some(usual), "it does not grow");
+        let small = usual.within(len - 640, image_len, 136).expect("room for an entry");
+        assert!(small.heap_bytes() >= 1344 - 640 - 64 && small.slots() == 10, "{small:?}");
+        assert!(Shape::len_bytes(small, image_len) <= len - 640);
+        assert_eq!(usual.within(len - 640, image_len, 1344), None);
+        // With ten slots there is no room for the entry, with fewer there is.
+        let least = Shape::len_bytes(AreaSize::new(4, 136), image_len);
+        let few = usual.within(least, image_len, 136).expect("room for an entry");
+        assert!(few.slots() == 4 && Shape::len_bytes(few, image_len) <= least, "{few:?}");
+        assert_eq!(usual.within(64, image_len, 136), None);
+    }
+}
+
+#[test]
 fn a_node_has_what_it_was_built_with() {
     let place = ColdAddress::new(9, 2);
     let shape =

@@ -18,7 +18,7 @@ use crate::store::btree::homes::{Evicted, MapFreeze};
 use crate::store::btree::image::{Damage, InnerImage, LeafImage};
 use crate::store::btree::miss::{ColdPage, Miss};
 use crate::store::btree::node::{AreaSize, MAX_NODE_BYTES, NodeMemory, Shape};
-use crate::store::cache::Room;
+use crate::store::cache::{Room, hand};
 #[cfg(test)]
 use crate::store::word::SecondWord;
 use crate::store::word::{ChildWord, ColdAddress, MapView, PageId};
@@ -93,6 +93,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         };
         let mut node: NewNode<'_, M> = self.build(&shape, Room::Ordinary).ok_or(NotInstalled::NoRoom)?;
         node.image_mut().copy_from_slice(page.image);
+        node.get().set_touched(hand::JUST_LOADED);
         let (homes, image) = (&self.core.nodes.homes, (cold.word, cold.second));
         let admit = |entry, word| homes.admit(cold.id, entry, image, word);
         Ok(self.put(node, |word| self.entry(cold.id).is_ok_and(|entry| admit(entry, word))))

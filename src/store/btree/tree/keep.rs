@@ -19,7 +19,7 @@
 //! page: what was captured is still right as of its moment, and the page is dirty once more.
 
 use super::mapping::area_over;
-use super::merge::{merged, newest};
+use super::merge::{merged_image, newest};
 use super::{Refusal, State, TreeRoot, pending};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{InnerImage, LeafBuilder, LeafImage};
@@ -234,9 +234,5 @@ fn content(node: NodeRef<'_>) -> Option<Vec<u8>> {
     if let Some(split) = pending(node) {
         split.append_to(&mut section);
     }
-    let entries = merged(node);
-    let builder = LeafBuilder::new(entries.iter().copied(), &section);
-    let mut image = vec![0; builder.size_bytes()];
-    builder.write(&mut image);
-    Some(image)
+    Some(merged_image(node, &section))
 }

@@ -9,11 +9,11 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use super::content::{InnerContent, LeafContent, Separator, is_over};
-use super::merge::{merged, newest};
+use super::merge::{self, newest};
 use super::{Leaf, State, TreeRoot, pending};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
-    Entry, InnerBuilder, InnerParts, KeyParts, LeafBuilder, LeafImage, PendingSplit,
+    Entry, InnerBuilder, InnerParts, KeyParts, LeafBuilder, LeafImage, PatchedLeaf, PendingSplit,
 };
 use crate::store::btree::miss::Miss;
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
@@ -29,6 +29,8 @@ pub(super) struct Pinned<'g, M: NodeMemory> {
     tree: TreeRoot,
     /// What a new area has to have room for, in bytes.
     entry_bytes: usize,
+    /// How long a new leaf may be, in bytes, if that is limited.
+    most_bytes: Option<usize>,
     room: Room,
     is_out_of_room: Cell<bool>,
     miss: Cell<Option<Miss>>,
@@ -68,7 +70,8 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
             pin,
             tree,
             entry_bytes: 0,
-            room: Room::Ordinary,
+            most_bytes: None,
+            room: pin.room(),
             is_out_of_room: Cell::new(false),
             miss: Cell::new(None),
         }
@@ -79,9 +82,14 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         Self { entry_bytes: bytes, ..self }
     }
 
-    /// For a writer that makes room, and so may use what is kept for that.
-    pub(super) fn of_reserve(self) -> Self {
-        Self { room: Room::Reserve, ..self }
+    /// With this memory for new nodes.
+    pub(super) fn in_room(self, room: Room) -> Self {
+        Self { room, ..self }
+    }
+
+    /// With leaves that are not longer than `leaf` is: their areas are smaller if need be.
+    pub(super) fn no_longer_than(self, leaf: NodeRef<'_>) -> Self {
+        Self { most_bytes: usize::try_from(leaf.len_bytes()).ok(), ..self }
     }
 
     /// Whether a step was not done since this was asked last because there was no memory or no id
@@ -95,22 +103,38 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         self.miss.take()
     }
 
-    /// A node of a leaf like `like`, with an area if the leaf is live.
-    fn leaf<'e>(
+    /// A node of a leaf like `like`, with an area if the leaf is live. `write` writes its image, of
+    /// so many entries and bytes.
+    fn leaf(
+        &self,
+        like: Shape,
+        (count, image_len): (usize, usize),
+        write: impl FnOnce(&mut [u8]),
+    ) -> Option<NewNode<'g, M>> {
+        let is_live = like.kind == State::Live.code();
+        let area = if is_live { self.area(count, image_len)? } else { AreaSize::NONE };
+        let mut node = self.pin.build_in(self.room, &Shape { area, image_len, ..like })?;
+        write(node.image_mut());
+        Some(node)
+    }
+
+    /// The same of what `builder` makes.
+    fn built_leaf<'e>(
         &self,
         like: Shape,
         builder: LeafBuilder<'_, impl Iterator<Item = Entry<'e>> + Clone>,
     ) -> Option<NewNode<'g, M>> {
-        let (count, image_len) = (builder.len(), builder.size_bytes());
-        let area = if like.kind == State::Live.code() { self.area(count, image_len) } else { AreaSize::NONE };
-        let mut node = self.pin.build(&Shape { area, image_len, ..like }, self.room)?;
-        builder.write(node.image_mut());
-        Some(node)
+        self.leaf(like, (builder.len(), builder.size_bytes()), |out| _ = builder.write(out))
     }
 
-    /// The area of a leaf whose image has this many entries and bytes.
-    fn area(&self, entries: usize, image_bytes: usize) -> AreaSize {
-        area_over(entries, image_bytes).with_room_for(self.entry_bytes)
+    /// The area of a leaf whose image has this many entries and bytes. None if the leaf would be
+    /// longer than it may be.
+    fn area(&self, entries: usize, image_bytes: usize) -> Option<AreaSize> {
+        let usual = area_over(entries, image_bytes).with_room_for(self.entry_bytes);
+        match self.most_bytes {
+            None => Some(usual),
+            Some(most) => usual.within(most, image_bytes, self.entry_bytes),
+        }
     }
 
     /// A node of a page with this content: what follows `before`, if there is something. An inner
@@ -142,18 +166,18 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         match content {
             Some(Content::Leaf(leaf)) => {
                 let (entries, range) = leaf.entries();
-                self.leaf(like, LeafBuilder::new(entries[range].iter().copied(), &section))
+                self.built_leaf(like, LeafBuilder::new(entries[range].iter().copied(), &section))
             }
             Some(Content::Inner(inner)) => {
                 let image = inner.image();
                 let parts = InnerParts { changes: &section, ..InnerContent::parts(&image) };
                 let builder = InnerBuilder::new(image.branches(0..image.len()), parts);
                 let mut node =
-                    self.pin.build(&Shape { image_len: builder.size_bytes(), ..like }, self.room)?;
+                    self.pin.build_in(self.room, &Shape { image_len: builder.size_bytes(), ..like })?;
                 builder.write(node.image_mut());
                 Some(node)
             }
-            None => self.pin.build(&like, self.room),
+            None => self.pin.build_in(self.room, &like),
         }
     }
 
@@ -163,14 +187,23 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     pub(super) fn consolidate(&self, leaf: Leaf<'_>, most_bytes: usize) -> bool {
         let like = Shape::successor(leaf.node, AreaSize::NONE, 0);
         let node = if leaf.node.area().has_changes() {
-            let entries = merged(leaf.node);
-            let pending = pending(leaf.node);
-            let section = section_of(pending);
-            let builder = LeafBuilder::new(entries.iter().copied(), &section);
-            if is_over(&entries, builder.size_bytes() - section.len(), most_bytes) {
-                return false;
+            let like = Shape { newest: newest(leaf.node), ..like };
+            let section = section_of(pending(leaf.node));
+            let image = LeafImage::of_verified(leaf.node.image());
+            let patches = merge::patches(leaf.node, &image);
+            match PatchedLeaf::new(image, &patches, &section) {
+                Some(patched) if patched.size_bytes() - section.len() <= most_bytes => {
+                    self.leaf(like, (patched.len(), patched.size_bytes()), |out| patched.write(out))
+                }
+                _ => {
+                    let entries = merge::patched(&image, &patches);
+                    let builder = LeafBuilder::new(entries.iter().copied(), &section);
+                    if is_over(&entries, builder.size_bytes() - section.len(), most_bytes) {
+                        return false;
+                    }
+                    self.built_leaf(like, builder)
+                }
             }
-            self.leaf(Shape { newest: newest(leaf.node), ..like }, builder)
         } else {
             self.copy(leaf.node, like)
         };
@@ -190,9 +223,9 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     /// lies where it did.
     fn copy(&self, leaf: NodeRef<'_>, like: Shape) -> Option<NewNode<'g, M>> {
         let image = leaf.image();
-        let area = self.area(LeafImage::of_verified(image).len(), image.len());
+        let area = self.area(LeafImage::of_verified(image).len(), image.len())?;
         let shape = Shape { area, image_len: image.len(), place: leaf.place(), ..like };
-        let mut node = self.pin.build(&shape, self.room)?;
+        let mut node = self.pin.build_in(self.room, &shape)?;
         node.image_mut().copy_from_slice(image);
         Some(node)
     }

@@ -1,9 +1,9 @@
 //! What a leaf holds: its image and the area over it, merged.
 
-use std::cmp::Ordering;
-
 use crate::store::btree::area::{self, Kind};
-use crate::store::btree::image::{Entry, EntryKind, KeyParts, LeafImage};
+use crate::store::btree::image::{
+    Entry, EntryKind, KeyParts, LeafBuilder, LeafImage, Patch, PatchedLeaf, Position,
+};
 use crate::store::btree::node::NodeRef;
 
 /// The entries of `leaf`, in the order of an image, one of each key. Deleted keys are not among
@@ -12,32 +12,65 @@ use crate::store::btree::node::NodeRef;
 /// If the area is frozen and decided this is the leaf's content. Otherwise it is what the area had
 /// of each key at some moment during the call.
 pub(super) fn merged(leaf: NodeRef<'_>) -> Vec<Entry<'_>> {
+    let image = LeafImage::of_verified(leaf.image());
+    patched(&image, &patches(leaf, &image))
+}
+
+/// The changes of a leaf's area as patches of its image, one of each key, in the order of the keys.
+pub(super) fn patches<'g>(leaf: NodeRef<'g>, image: &LeafImage<'g>) -> Vec<Patch<'g>> {
     #[cfg(test)]
     MERGES.with(|merges| merges.set(merges.get() + 1));
-    let image = LeafImage::of_verified(leaf.image());
-    let mut area: Vec<_> = leaf.area().live().filter_map(changed).collect();
+    let area = leaf.area();
+    let mut patches = Vec::with_capacity(area.slots());
+    patches.extend(area.live().filter_map(changed).map(|(key, entry)| patch(key, entry, image)));
     // The area gives the last slot first, and that is the newest: a stable sort keeps this.
-    area.sort_by(|a, b| a.key.compare(&b.key));
-    let mut all: Vec<Entry<'_>> = Vec::with_capacity(image.len() + area.len());
-    let (mut below, mut above) = (image.entries(0..image.len()).peekable(), area.into_iter().peekable());
-    loop {
-        let order = match (below.peek(), above.peek()) {
-            (None, None) => return all,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(below), Some(above)) => below.key.compare(&above.key),
-        };
-        let newest = match order {
-            Ordering::Less => below.next(),
-            Ordering::Equal | Ordering::Greater => above.next(),
-        };
-        let Some(newest) = newest else { return all };
-        let is_older = |entry: &Entry<'_>| entry.key.compare(&newest.key).is_eq();
-        while above.next_if(is_older).is_some() || below.next_if(is_older).is_some() {}
-        if newest.kind != EntryKind::Deleted {
-            all.push(newest);
+    patches.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.entry.key.compare(&b.entry.key)));
+    patches
+        .dedup_by(|older, newer| older.at == newer.at && older.entry.key.compare(&newer.entry.key).is_eq());
+    patches
+}
+
+/// The entries of an image with these patches.
+pub(super) fn patched<'g>(image: &LeafImage<'g>, patches: &[Patch<'g>]) -> Vec<Entry<'g>> {
+    let mut all: Vec<Entry<'_>> = Vec::with_capacity(image.len() + patches.len());
+    let mut done = 0;
+    for patch in patches {
+        all.extend(image.entries(done..patch.at));
+        if patch.stays() {
+            all.push(patch.entry);
         }
+        done = patch.behind;
     }
+    all.extend(image.entries(done..image.len()));
+    if !image.is_plain() {
+        all.dedup_by(|older, newer| older.key.compare(&newer.key).is_eq());
+        all.retain(|entry| entry.kind != EntryKind::Deleted);
+    }
+    all
+}
+
+/// The image of what a leaf holds, with this section of changes of shape.
+pub(super) fn merged_image(leaf: NodeRef<'_>, section: &[u8]) -> Vec<u8> {
+    let image = LeafImage::of_verified(leaf.image());
+    let patches = patches(leaf, &image);
+    if let Some(leaf) = PatchedLeaf::new(image, &patches, section) {
+        let mut image = vec![0; leaf.size_bytes()];
+        leaf.write(&mut image);
+        return image;
+    }
+    let entries = patched(&image, &patches);
+    let builder = LeafBuilder::new(entries.iter().copied(), section);
+    let mut image = vec![0; builder.size_bytes()];
+    builder.write(&mut image);
+    image
+}
+
+fn patch<'g>(key: &[u8], entry: Entry<'g>, image: &LeafImage<'_>) -> Patch<'g> {
+    let (at, behind) = match image.search(key) {
+        Position::Found(at) => (at, image.behind_versions(at)),
+        Position::Insert(at) => (at, at),
+    };
+    Patch { entry, at, behind }
 }
 
 /// Whether nothing would be [merged]: found without memory, and mostly with one look, as the first
@@ -64,8 +97,8 @@ pub(super) fn newest(leaf: NodeRef<'_>) -> u64 {
     leaf.newest().max(leaf.area().newest())
 }
 
-/// A change of an area as an entry of an image.
-fn changed(entry: area::Entry<'_>) -> Option<Entry<'_>> {
+/// A change of an area as an entry of an image, and its key.
+fn changed(entry: area::Entry<'_>) -> Option<(&[u8], Entry<'_>)> {
     let kind = match entry.kind {
         Kind::Put => EntryKind::Value,
         Kind::Overflow => EntryKind::Reference,
@@ -74,13 +107,8 @@ fn changed(entry: area::Entry<'_>) -> Option<Entry<'_>> {
         // with a later step.
         Kind::Cached | Kind::CachedAbsence | Kind::Intent => return None,
     };
-    Some(Entry {
-        kind,
-        number: None,
-        expiry_ms: entry.expiry_ms,
-        key: KeyParts::whole(entry.key),
-        value: entry.value,
-    })
+    let key = KeyParts::whole(entry.key);
+    Some((entry.key, Entry { kind, number: None, expiry_ms: entry.expiry_ms, key, value: entry.value }))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 mod cold;
 mod keeper;
 mod limits;
+mod speed;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -212,12 +213,15 @@ fn a_page_stays_as_hot_as_it_was_when_its_node_is_replaced() {
     };
     let (new, first) = look();
     assert_eq!(new, crate::store::cache::hand::NEW);
-    core.pin().find(tree.root.id()).expect("in memory").expect("a page").0.touch();
+    // Each write touches the leaf: a node that began from nothing would have one touch.
     for number in 0..100u8 {
         core.pin().write(tree, b"key", Change::Put(&[number; 40]), &mut &seq).expect("room");
+        if look().1 != first {
+            break;
+        }
     }
     let (touched, word) = look();
-    assert_eq!((touched, word == first), (new + 1, false));
+    assert_eq!((touched, word == first), (3, false));
 }
 
 /// Memory for so many nodes.

@@ -9,6 +9,7 @@ use crate::store::btree::image::{IMAGE_BYTES, KeyParts, LEAF_TARGET_BYTES, LeafI
 use crate::store::btree::node::{NodeMemory, NodeRef};
 use crate::store::btree::nodes::Pin;
 use crate::store::btree::smo::{Care, Target};
+use crate::store::cache::Room;
 use crate::store::events::Event;
 
 /// The longest image that is made of the reserve. Above [`IMAGE_BYTES`] by what an area holds: of a
@@ -53,6 +54,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     fn leaf(&self, tree: TreeRoot, key: &[u8]) -> Result<Leaf<'_>, Refusal> {
         loop {
             if let Some(leaf) = self.descend(tree, key)? {
+                leaf.node.touch();
                 return Ok(leaf);
             }
             // It finishes what is in the way.
@@ -149,32 +151,57 @@ impl<M: NodeMemory> Pin<'_, M> {
     }
 
     /// Replaces a leaf whose area has no room for `entry` by one, or two, with room.
+    ///
+    /// | memory | for | what replaces the leaf |
+    /// |---|---|---|
+    /// | ordinary | all | one or two leaves of the usual size; or a larger one, so that what is full can be emptied |
+    /// | the reserve | what makes no more of the leaf than there is | one that is not longer than it was, with a smaller area if need be |
+    /// | the reserve | who may use it for everything | as with ordinary memory |
+    /// | the reserve | what makes no more of the leaf than there is | one with the usual area |
+    ///
+    /// So the reserve is used by steps after which no more is in use than before, as long as there
+    /// are such: a split leaves more.
     fn make_room(&self, tree: TreeRoot, leaf: Leaf<'_>, entry: &NewEntry<'_>) -> Result<(), Refusal> {
-        let pinned = Pinned::new(self, tree).for_entry(entry.room_bytes());
         leaf.node.area().freeze();
         leaf.node.area().decide_all(spin);
-        if pinned.consolidate(leaf, LEAF_TARGET_BYTES) {
+        let in_room = |room| Pinned::new(self, tree).for_entry(entry.room_bytes()).in_room(room);
+        if self.consolidate_or_split(&in_room(Room::Ordinary), leaf, entry)? {
             return Ok(());
         }
-        let is_split = if pinned.was_out_of_room() {
-            false
-        } else {
-            // It is too large for its target: the visitor splits it.
-            match self.visit(&pinned, at(entry.key), Care::Shape) {
-                Ok(_) => true,
-                Err(Refusal::NoRoom) => false,
-                Err(refusal) => return Err(refusal),
-            }
-        };
-        // If there is no room for that, a larger page has to do, so that what is full can be
-        // emptied. And what makes no more of the leaf than there is may use the reserve.
-        if is_split || pinned.consolidate(leaf, IMAGE_BYTES) {
+        let no_more = makes_no_more(leaf.node, entry);
+        let of_reserve = || in_room(Room::Reserve);
+        if no_more && of_reserve().no_longer_than(leaf.node).consolidate(leaf, RESERVE_IMAGE_BYTES) {
             return Ok(());
         }
-        if makes_no_more(leaf.node, entry) && pinned.of_reserve().consolidate(leaf, RESERVE_IMAGE_BYTES) {
+        if self.room() == Room::Reserve && self.consolidate_or_split(&of_reserve(), leaf, entry)? {
+            return Ok(());
+        }
+        if no_more && of_reserve().consolidate(leaf, RESERVE_IMAGE_BYTES) {
             return Ok(());
         }
         Err(Refusal::NoRoom)
+    }
+
+    /// Replaces the leaf by one of the usual size, or splits it, or, if there is no memory for
+    /// that, replaces it by a larger one. Whether there was memory for one of them.
+    fn consolidate_or_split(
+        &self,
+        pinned: &Pinned<'_, M>,
+        leaf: Leaf<'_>,
+        entry: &NewEntry<'_>,
+    ) -> Result<bool, Refusal> {
+        if pinned.consolidate(leaf, LEAF_TARGET_BYTES) {
+            return Ok(true);
+        }
+        if !pinned.was_out_of_room() {
+            // It is too large for its target: the visitor splits it.
+            match self.visit(pinned, at(entry.key), Care::Shape) {
+                Ok(_) => return Ok(true),
+                Err(Refusal::NoRoom) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(pinned.consolidate(leaf, IMAGE_BYTES))
     }
 
     /// Removes the leaf if a delete has left nothing in it.

@@ -28,6 +28,9 @@ impl Memory {
     /// The kernel's code if it cannot be mapped.
     pub(super) fn map(bytes: usize) -> Result<Self> {
         let mapping = Arena::new(bytes)?;
+        // A point read goes to some five lines anywhere in here: with pages of 4 KiB each of them
+        // would be a miss of the translation too.
+        mapping.prefer_hugepages();
         let (base, mapped) = mapping.region();
         assert!(mapped >= bytes, "an arena is not smaller than asked for");
         let base = NonNull::new(base.cast_mut()).expect("a mapping is not at address 0");

@@ -168,6 +168,23 @@ fn a_full_class_takes_what_is_larger() {
 }
 
 #[test]
+fn the_reserve_is_not_cut_while_there_is_a_larger_block() {
+    let arena = NodeArena::new(3 * SLAB_BYTES, SLAB_BYTES).expect("mapped");
+    let core = arena.attach();
+    let small = std::iter::from_fn(|| core.alloc(4096, Room::Ordinary));
+    let mut small: Vec<_> = small.take(SLAB_BYTES / 4096).collect();
+    assert_eq!(small.len(), SLAB_BYTES / 4096);
+    small.push(core.alloc(5120, Room::Ordinary).expect("room"));
+    assert_eq!(arena.empty_slabs(), 1);
+    let more: Vec<_> = (1..SLAB_BYTES / 5120).map(|_| core.alloc(4000, Room::Reserve)).collect();
+    assert!(more.iter().all(|block| block.is_some_and(|block| block.bytes == 5120)), "{more:?}");
+    assert_eq!(arena.empty_slabs(), 1, "the reserve is whole");
+    assert_eq!(core.alloc(4000, Room::Ordinary), None);
+    assert_eq!(core.alloc(4000, Room::Reserve).expect("the reserve").bytes, 4096);
+    assert_eq!(arena.empty_slabs(), 0);
+}
+
+#[test]
 fn reserved_slabs_stay_empty_but_for_those_who_may() {
     for bytes in [64, 4096, 30_000, SLAB_BYTES, 2 * SLAB_BYTES] {
         let arena = NodeArena::new(16 * SLAB_BYTES, 3 * SLAB_BYTES).expect("mapped");

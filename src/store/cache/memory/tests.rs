@@ -95,25 +95,38 @@ fn a_full_memory_refuses_keeps_a_reserve_and_loses_nothing() {
     is_empty(&memory);
 }
 
+/// Leaves of several sizes at a time, so that slabs of their classes are full in part: whatever
+/// those were when memory was full, overwrites go on, and nothing is used up by them.
 #[test]
 fn overwrites_of_the_same_size_go_on_when_memory_is_full() {
-    let memory = memory(LIMIT_BYTES);
-    let pages = pages(&memory, 1);
-    let seq = AtomicU64::new(0);
-    let core = pages.attach().expect("a core");
-    let root = core.new_tree(1).expect("room");
-    let writer = Writer { core, root, seq: &seq };
-    let end = writer.fill(0, 1, &[0; 100]);
-    for round in 1..4u8 {
-        for number in 0..end {
-            let change = Change::Put(&[round; 100]);
-            writer.write(Room::Reserve, &key(number), change).expect("the reserve comes back");
+    for limit_kib in [1024, 1500, LIMIT_BYTES >> 10, 3000] {
+        let memory = memory(limit_kib << 10);
+        let pages = pages(&memory, 1);
+        let seq = AtomicU64::new(0);
+        let core = pages.attach().expect("a core");
+        let root = core.new_tree(1).expect("room");
+        let writer = Writer { core, root, seq: &seq };
+        let end = writer.fill(0, 1, &[0; 100]);
+        let mut pages_before = None;
+        for round in 1..4u8 {
+            for number in 0..end {
+                let change = Change::Put(&[round; 100]);
+                writer.write(Room::Reserve, &key(number), change).expect("the reserve comes back");
+            }
+            // The first round has put into images what was in areas before, which may split them.
+            let pages_now = Some(pages.pages_in_use());
+            assert!(round == 1 || pages_now == pages_before, "overwrites split nothing");
+            pages_before = pages_now;
         }
+        writer.core.memory().settle();
+        let reserved = usize::try_from(memory.account().reserve_bytes()).expect("small") / SLAB_BYTES;
+        assert!(memory.arena().empty_slabs() >= reserved, "{limit_kib} KiB: the reserve is whole");
+        let pin = writer.core.pin();
+        assert!((0..end).all(|number| {
+            let found = pin.get(root, &key(number)).expect("nothing is cold");
+            found.is_some_and(|found| found.value == [3; 100])
+        }));
     }
-    let pin = writer.core.pin();
-    assert!((0..end).all(|number| {
-        pin.get(root, &key(number)).expect("nothing is cold").is_some_and(|found| found.value == [3; 100])
-    }));
 }
 
 #[test]

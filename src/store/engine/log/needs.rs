@@ -41,6 +41,8 @@ impl Goal {
 #[derive(Clone, Copy, Debug)]
 struct Later {
     due: Instant,
+    /// It is due no later than this after any moment from now on.
+    within: Duration,
     to: u64,
 }
 
@@ -68,8 +70,8 @@ impl Needs {
     ) -> bool {
         match durability {
             Durability::Sync => self.ask(end),
-            Durability::Interval(within) => put_off(&mut self.interval, end, durable, || now() + within / 2),
-            Durability::None => put_off(&mut self.lazy, end, durable, || now() + WRITE_WITHIN),
+            Durability::Interval(within) => put_off(&mut self.interval, end, durable, within / 2, now),
+            Durability::None => put_off(&mut self.lazy, end, durable, WRITE_WITHIN, now),
         }
     }
 
@@ -153,25 +155,37 @@ fn raise(number: &mut u64, to: u64) -> bool {
     is_new
 }
 
-/// Notes that `end` is due some time; returns whether something is due sooner than before.
-fn put_off(later: &mut Option<Later>, end: u64, durable: u64, due: impl FnOnce() -> Instant) -> bool {
-    let due = due();
+/// Notes that `end` is due `within` from now; returns whether something is due sooner than before.
+/// What would be due behind something that is due anyway does not ask for the time: that is most
+/// of what a core that writes much puts off.
+fn put_off(
+    later: &mut Option<Later>,
+    end: u64,
+    durable: u64,
+    within: Duration,
+    now: impl FnOnce() -> Instant,
+) -> bool {
     match later {
         // What it was about has been done meanwhile.
         Some(before) if before.to <= durable => {
-            before.to = end;
-            let is_sooner = due < before.due;
-            before.due = due;
-            is_sooner
+            let after = Later { due: now() + within, within, to: end };
+            std::mem::replace(before, after).due > after.due
+        }
+        Some(before) if before.within <= within => {
+            before.to = end.max(before.to);
+            false
         }
         Some(before) => {
             before.to = end.max(before.to);
+            let due = now() + within;
             let is_sooner = due < before.due;
-            before.due = due.min(before.due);
+            if is_sooner {
+                (before.due, before.within) = (due, within);
+            }
             is_sooner
         }
         None => {
-            *later = Some(Later { due, to: end });
+            *later = Some(Later { due: now() + within, within, to: end });
             true
         }
     }
@@ -237,6 +251,27 @@ mod tests {
         let shorter = Durability::Interval(Duration::from_millis(10));
         assert!(needs.commit(6, shorter, 4, || at(91)));
         assert_eq!(needs.next_due(), Some(at(96)));
+    }
+
+    #[test]
+    fn time_is_asked_for_once_by_writes_that_are_due_behind_each_other() {
+        let at = |ms| Instant::ORIGIN + Duration::from_millis(ms);
+        let never = || unreachable!("something is due before");
+        let mut needs = Needs::default();
+        for durability in [Durability::None, Durability::Interval(Duration::from_millis(300))] {
+            assert!(needs.commit(2, durability, 1, || at(10)));
+            assert!(!needs.commit(3, durability, 1, never));
+        }
+        assert!(!needs.commit(4, Durability::Interval(Duration::from_millis(302)), 1, never));
+        assert_eq!(needs.next_due(), Some(at(110)));
+        // One that is shorter, but not due sooner, leaves what the others know.
+        assert!(!needs.commit(5, Durability::Interval(Duration::from_millis(298)), 1, || at(50)));
+        assert!(!needs.commit(6, Durability::Interval(Duration::from_millis(300)), 1, never));
+        assert!(needs.commit(7, Durability::Interval(Duration::from_millis(100)), 1, || at(55)));
+        assert_eq!(needs.next_due(), Some(at(105)));
+        assert!(!needs.commit(8, Durability::Interval(Duration::from_millis(100)), 1, never));
+        needs.pass_to(at(105));
+        assert!(!needs.are_unmet(0, goal(9)) && needs.are_unmet(0, goal(7)), "the last one goes along");
     }
 
     #[test]

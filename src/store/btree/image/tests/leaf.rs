@@ -95,6 +95,54 @@ proptest! {
     }
 
     #[test]
+    fn a_patched_leaf_is_the_one_that_is_built(
+        contents in contents(),
+        roles in prop::collection::vec(0..6u8, 60),
+        with_changes in any::<bool>(),
+    ) {
+        let section = if with_changes { changes() } else { Vec::new() };
+        let of = |kind, len| vec![Version { kind, number: None, expiry_ms: None, value: vec![9; len] }];
+        let (new, gone) = (of(EntryKind::Value, 17), of(EntryKind::Deleted, 0));
+        let [mut before, mut after, mut patches] = [(); 3].map(|()| Contents::new());
+        for ((key, mut old), role) in contents.into_iter().zip(roles) {
+            old.truncate(1);
+            if old[0].kind == EntryKind::Deleted {
+                old = of(EntryKind::Value, 140);
+            }
+            if matches!(role, 0..4) {
+                before.insert(key.clone(), old.clone());
+            }
+            match role {
+                0 | 1 => drop(after.insert(key, old)),
+                3 | 4 => drop(patches.insert(key, gone.clone())),
+                _ => {
+                    after.insert(key.clone(), new.clone());
+                    patches.insert(key, new.clone());
+                }
+            }
+        }
+        let image = build(entries(&before), &[]);
+        let image = LeafImage::parse(&image).expect("a leaf");
+        let patches: Vec<_> = entries(&patches)
+            .map(|entry| match image.search(&entry.key.to_vec()) {
+                Position::Found(at) => Patch { entry, at, behind: at + 1 },
+                Position::Insert(at) => Patch { entry, at, behind: at },
+            })
+            .collect();
+        let expected = build(entries(&after), &section);
+        let has_same_prefix = LeafImage::parse(&expected).expect("a leaf").prefix_len() == image.prefix_len();
+        match PatchedLeaf::new(image, &patches, &section) {
+            None => prop_assert!(after.is_empty() || !has_same_prefix),
+            Some(patched) => {
+                prop_assert_eq!(patched.len(), after.len());
+                let mut image = vec![0xaa; patched.size_bytes()];
+                patched.write(&mut image);
+                prop_assert_eq!(image, expected);
+            }
+        }
+    }
+
+    #[test]
     fn keys_in_pieces_compare_as_keys_do(keys in keys(2..20)) {
         let versions = vec![Version { kind: EntryKind::Deleted, number: None, expiry_ms: None, value: Vec::new() }];
         let contents: Contents = keys.iter().take(10).map(|key| (key.clone(), versions.clone())).collect();
@@ -190,4 +238,16 @@ fn thousands_of_keys_are_found() {
 fn a_leaf_is_not_built_of_keys_in_another_order() {
     let entry = |key| Entry { kind: EntryKind::Deleted, number: None, expiry_ms: None, key, value: &[] };
     build([b"b", b"a"].into_iter().map(|key| entry(KeyParts::whole(key))), &[]);
+}
+
+/// Of what is no live key a patch does not know.
+#[test]
+fn a_leaf_with_a_deletion_is_not_patched() {
+    let entry =
+        |key, kind| Entry { kind, number: None, expiry_ms: None, key: KeyParts::whole(key), value: &[] };
+    let patches = |at| [Patch { entry: entry(b"aa", EntryKind::Value), at, behind: at }];
+    let build = |kind| build([entry(b"a", EntryKind::Value), entry(b"b", kind)].into_iter(), &[]);
+    let (plain, deleted) = (build(EntryKind::Value), build(EntryKind::Deleted));
+    let is_patched = |image| PatchedLeaf::new(LeafImage::of_verified(image), &patches(1), &[]).is_some();
+    assert!(is_patched(&plain) && !is_patched(&deleted));
 }
