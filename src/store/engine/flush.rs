@@ -253,8 +253,9 @@ impl Flusher {
         self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)))
     }
 
-    /// The number from which on the log has to be kept. All numbers below `next_number` were
-    /// published *before* this call; a write whose event comes later has a number from there on.
+    /// The number from which on the log has to be kept. It only ever grows. A write whose event is
+    /// pushed after this call began has a number of `next_number` or above: all below were published
+    /// *before*, and what the overlay of the log's records still had then has none below either.
     pub(in crate::store) fn log_start(
         &mut self,
         next_number: u64,

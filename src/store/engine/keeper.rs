@@ -157,11 +157,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // Not the next number: some writes say that their pages are dirty only after they have
         // drawn their number, but all do before it is published.
         let next = self.log.log().stable_number();
+        // Looked at before the events are: what is in the trees by now has told of its pages.
         let overlaid = if self.shared.overlay.is_drained() { u64::MAX } else { self.shared.overlay.first() };
         let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
-        state.flusher.log_start(next, &pages, &mut take).min(overlaid)
+        state.flusher.log_start(next.min(overlaid), &pages, &mut take)
     }
 
     fn durable_pages(&self) -> DurablePages<'_> {

@@ -33,7 +33,8 @@ impl Numbers for Logged<'_, '_> {
     }
 }
 
-/// The number of a write that is in the log already.
+/// The number of a write that has drawn it before: of a record that is in the log already, or of a
+/// transaction. Writes with larger numbers may have come to the same leaf meanwhile, or before.
 pub(super) struct Known(pub(super) u64);
 
 impl Numbers for Known {
@@ -43,6 +44,10 @@ impl Numbers for Known {
 
     fn draw(&mut self) -> u64 {
         self.0
+    }
+
+    fn may_be_older(&self) -> bool {
+        true
     }
 }
 

@@ -28,6 +28,12 @@ pub(in crate::store) trait Numbers {
     fn can_draw(&self) -> bool {
         true
     }
+
+    /// Whether the number may be smaller than that of an earlier change of the page. Then the keeper
+    /// hears of the write even if it has heard of that change.
+    fn may_be_older(&self) -> bool {
+        false
+    }
 }
 
 /// Numbers without a log.
@@ -56,7 +62,7 @@ impl<M: NodeMemory> Pin<'_, M> {
 
     /// The number of a write to `leaf`, of which the keeper hears before if it has to.
     fn draw(&self, tree: TreeRoot, leaf: Leaf<'_>, must_list: bool, numbers: &mut impl Numbers) -> u64 {
-        if must_list && self.events().has_keeper() {
+        if (must_list || numbers.may_be_older()) && self.events().has_keeper() {
             let (page, from) = (leaf.node.child().id(), numbers.at_least());
             self.events().push(Event::Dirty { tree: tree.tree, parent: leaf.parent, page, from });
         }
