@@ -212,6 +212,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
             let mut room = self.log.room(1, most).await?;
+            if !self.has_memory(keys.len()) {
+                // Others took it while this waited for the log.
+                continue;
+            }
             // Nothing awaits from here to the record.
             let (result, changes) = match self.attempt(keys, &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
@@ -269,13 +273,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
         }
-        let account = self.shared.memory.account();
-        let ordinary = account.limit_bytes() - account.reserve_bytes();
-        let wanted = (keys.len() as u64 * BYTES_PER_KEY).min(ordinary / 8);
-        while account.used_bytes() + wanted > ordinary {
+        while !self.has_memory(keys.len()) {
             self.wait_for_memory(Who::Anyone).await?;
         }
         Ok(())
+    }
+
+    /// Whether there is memory to change so many keys.
+    fn has_memory(&self, keys: usize) -> bool {
+        let account = self.shared.memory.account();
+        let ordinary = account.limit_bytes() - account.reserve_bytes();
+        let wanted = (keys as u64 * BYTES_PER_KEY).min(ordinary / 8);
+        account.used_bytes() + wanted <= ordinary
     }
 
     /// Makes the changes under one number, and writes their record.
@@ -288,13 +297,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 break;
             }
         }
+        if let Err(error) = &done {
+            // Before the record can be seen: no checkpoint may let the log go that still has it.
+            self.shared.fail(error);
+        }
         let len = changes.operations(keys).map(|operation| operation.encoded_len()).sum();
         room.append(len, |mut out| {
             for operation in changes.operations(keys) {
                 out = operation.encode(out);
             }
         });
-        done.inspect_err(|error| self.shared.fail(error)).map(|()| number)
+        done.map(|()| number)
     }
 
     fn apply_one(&self, tree: TreeRoot, key: &[u8], change: Change<'_>, number: u64) -> Result<()> {
