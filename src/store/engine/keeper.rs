@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
-use super::flush::{BundleId, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
+use super::flush::{BundleId, Load, Next, Pace, Pages, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
 use super::streams::{BundleLoad, Written};
 use crate::block::Namespace;
@@ -214,7 +214,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             count(Count::Groups);
         }
         self.install_group(&trailers, bundle);
+        if reason == Reason::Close && self.has_left_some(&trailers) {
+            self.evict_now(|_| {});
+        }
         Ok(Flushed::Bytes(bytes))
+    }
+
+    /// Whether a page of these bundles is not clean, although they are durable. If nobody has changed
+    /// it there was no memory for a clean node, and it would be written again and again.
+    fn has_left_some(&self, trailers: &[Trailer]) -> bool {
+        let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
+        trailers.iter().flat_map(|trailer| &trailer.entries).any(|entry| !pages.is_clean(entry.page.id()))
     }
 
     fn bundle_room(&self) -> Result<FlushRoom> {
