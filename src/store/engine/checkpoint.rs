@@ -107,6 +107,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// was the superblock that was being written.
     pub(super) async fn take_checkpoint(&self, is_close: bool) -> Result<()> {
         self.load_overlaid_frames().await?;
+        // What a failed transaction has not done is in the log alone, and no page is dirty for it.
+        self.shared.check_failed("checkpoint", Outcome::NotStarted)?;
         let number = self.log_start_number();
         let mut begun = self.log.shared().with_leader(|leader| self.begin(leader, number)).await;
         let change = match self.write_structure(&mut begun).await {

@@ -11,7 +11,7 @@ use super::core_store::{CoreStore, Duty};
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
 use super::drain::AGAIN;
-use super::flush::{BundleId, Captured as PageOf, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
+use super::flush::{BundleId, Captured as PageOf, Load, Next, Pace, Pages, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
 use super::streams::{BundleLoad, BundleRoom, NoPlace, Written};
 use crate::block::Namespace;
@@ -305,6 +305,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         self.install_group(&trailers, bundle);
         self.look_at_growth();
+        if reason == Reason::Close && self.has_left_some(&trailers) {
+            self.evict_now(|_| {});
+        }
         Ok(Flushed::Bytes(bytes))
     }
 
@@ -332,6 +335,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// What was written before is durable. If that fails, the log fails too.
     pub(super) async fn flush_namespace(&self) -> Result<()> {
         self.log.shared().flush_of_others(self.namespace.flush()).await
+    }
+
+    /// Whether a page of these bundles is not clean, although they are durable. If nobody has changed
+    /// it there was no memory for a clean node, and it would be written again and again.
+    fn has_left_some(&self, trailers: &[Trailer]) -> bool {
+        let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
+        trailers.iter().flat_map(|trailer| &trailer.entries).any(|entry| !pages.is_clean(entry.page.id()))
     }
 
     fn bundle_room(&self) -> Result<FlushRoom> {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod full_memory;
 mod keeper;
 mod overlay;
 mod scan;

@@ -287,6 +287,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             let mut room = self.log_room(most).await?;
+            if !self.has_memory(keys.len()) {
+                // Others took it while this waited for the log.
+                continue;
+            }
             // Nothing awaits from here to the record.
             let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
@@ -367,14 +371,19 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
         }
-        let account = self.shared.memory.account();
-        let ordinary = account.limit_bytes() - account.reserve_bytes();
-        let wanted = (keys.len() as u64 * BYTES_PER_KEY).min(ordinary / 8);
-        while account.used_bytes() + wanted > ordinary {
+        while !self.has_memory(keys.len()) {
             self.shared.check_writable("write to store")?;
             self.wait_for_memory().await?;
         }
         Ok(())
+    }
+
+    /// Whether there is memory to change so many keys.
+    fn has_memory(&self, keys: usize) -> bool {
+        let account = self.shared.memory.account();
+        let ordinary = account.limit_bytes() - account.reserve_bytes();
+        let wanted = (keys as u64 * BYTES_PER_KEY).min(ordinary / 8);
+        account.used_bytes() + wanted <= ordinary
     }
 
     /// Makes the changes under one number, and writes their record.
@@ -387,12 +396,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 break;
             }
         }
+        if let Err(error) = &done {
+            // Before the record can be seen: no checkpoint may let the log go that still has it.
+            self.shared.fail(error);
+        }
         room.append(changes.record_bytes(keys), |mut out| {
             for operation in changes.operations(keys) {
                 out = operation.encode(out);
             }
         });
-        done.inspect_err(|error| self.shared.fail(error)).map(|()| number)
+        done.map(|()| number)
     }
 
     fn apply_one(&self, tree: TreeRoot, key: &[u8], change: Change<'_>, number: u64) -> Result<()> {

@@ -1,24 +1,35 @@
-//! Crashes of the whole engine: one or two cores write one store on a simulated disk, cut at any
-//! point, opened again, and compared with what was written. Several lives on one disk.
+//! Crashes of the whole engine: one or two cores write several trees of one store on a simulated
+//! disk, cut at any point, opened again, and compared with what was written. A disk has several
+//! lives, and the history goes on from each to the next.
 //!
 //! | module | what it is |
 //! |---|---|
 //! | [`history`] | what was written, by number, and what has to be left of it |
-//! | [`work`] | clients: phases of puts, inserts, deletes of ranges |
-//! | [`audit`] | the whole tree and mapping, page by page |
+//! | [`work`] | clients: phases of puts, inserts, deletes of ranges; transactions; reads; who asks for checkpoints |
+//! | [`audit`] | all trees and the mapping, page by page |
+//! | [`defects`] | what is broken on purpose is noticed |
 //!
 //! The number of a write is its place in the history. A crash leaves the writes below some number,
 //! which is above all that was acknowledged as durable; the store knows which number that is, as it
-//! is the next one that it gives out. All keys have to have what these writes made of them.
+//! is the next one that it gives out. All keys of all trees, the catalog among them, have to have what
+//! these writes made of them. And no two openings that came to their end have the same epoch.
+//!
+//! What a life has to meet is rare in a store of usual size. So memory is small, pages are evicted
+//! and loaded all the time, an operator asks for checkpoints every few milliseconds, a watcher has
+//! the flusher look at events while bundles are under way, and flushes of the disk take long beside
+//! the time between two writes. A life is short, and openings are cut too, before and after they
+//! have answered, so that a log is replayed over what another replay has left.
 //!
 //! A seed decides everything. A failure prints it; with `BOSON_SEED=n` set,
 //! `cargo test --lib engine::tests::crash` runs that seed alone, with `BOSON_SEEDS=n` as many.
 
 mod audit;
+mod defects;
 mod history;
 mod work;
 
 use std::cell::{Cell, RefCell};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,39 +37,40 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use self::history::History;
-use self::work::{Workload, client};
+use self::work::{Workload, client, operator, watcher};
 use super::Store;
 use crate::block::MemoryOptions;
 use crate::rt;
 use crate::sim::{Disk, VirtualCore, World};
 use crate::store::RtEnv;
+use crate::store::btree::TreeRoot;
 use crate::store::engine::core_store::CoreStore;
 use crate::store::engine::counts::{COUNTS, Count, counted};
-use crate::store::engine::defect::{Defects, EngineDefect};
 use crate::store::engine::open::open;
+use crate::store::engine::registry::{NamedTree, catalog};
+use crate::store::engine::scan::Scan;
 use crate::store::options::Options;
-use crate::store::pages::PagesDefect;
-use crate::store::wal::WalDefect;
+use crate::store::overlay::Direction;
 
-const SEEDS: u64 = 9;
+const SEEDS: u64 = 30;
 /// So many reach everything that is counted.
-const COVERING_SEEDS: u64 = 24;
-/// A store with a defect must be noticed within so many seeds.
-const DEFECT_SEEDS: u64 = 30;
-const ROUNDS: u32 = 4;
+const COVERING_SEEDS: u64 = 60;
 
 /// What only the tests know that was reached.
 #[derive(Debug, Default)]
 struct Coverage {
     writes: Cell<u64>,
+    transactions: Cell<u64>,
+    lives: Cell<u64>,
     /// Writes that a crash took.
     lost: Cell<u64>,
     /// Openings that were cut.
     cut_openings: Cell<u64>,
     closed: Cell<u64>,
-    audits: Cell<u64>,
     audited_pages: Cell<u64>,
     pending: Cell<u64>,
+    /// Lives that ended with a transaction for which there was no memory.
+    out_of_memory: Cell<u64>,
     gone: Cell<u64>,
     /// Lives with two cores.
     pairs: Cell<u64>,
@@ -74,13 +86,20 @@ struct Machine {
     options: Options,
     workload: Workload,
     history: RefCell<History>,
+    /// That of the last opening that came to its end.
+    epoch: Cell<u64>,
     coverage: Rc<Coverage>,
 }
 
 impl Machine {
     async fn open(&self) -> Result<Store, String> {
         let opened = open(RtEnv, self.disk.attach_again(), &self.options).await;
-        opened.map_err(|error| format!("it does not open: {error}"))
+        let store = opened.map_err(|error| format!("it does not open: {error}"))?;
+        let epoch = store.shared.state().superblock.epoch;
+        if epoch <= self.epoch.replace(epoch) {
+            return Err(format!("epoch {epoch} was that of an opening before"));
+        }
+        Ok(store)
     }
 
     /// Opens, and compares everything with the history, which is cut to what is left.
@@ -89,14 +108,14 @@ impl Machine {
         let mut store = self.open().await?;
         let next = store.log.log().next_number();
         add(&self.coverage.lost, self.history.borrow_mut().cut(next, crashed_at)?);
-        self.compare(&store).await?;
-        while random.random_ratio(1, 2) {
+        self.compare(&store, &mut random).await?;
+        while random.random_ratio(1, 3) {
             store.close().await.map_err(|error| format!("it does not close: {error}"))?;
-            self.compare(&store).await?;
-            let content = self.history.borrow().content();
-            let seen = audit::audit(&store, &content).await?;
+            let roots = self.compare(&store, &mut random).await?;
+            let content = Rc::clone(self.history.borrow().content());
+            let trees: Vec<_> = roots.into_iter().map(|(tree, root)| (root, content.tree(tree))).collect();
+            let seen = audit::audit(&store, &trees).await?;
             add(&self.coverage.closed, 1);
-            add(&self.coverage.audits, 1);
             add(&self.coverage.audited_pages, seen.pages);
             add(&self.coverage.pending, seen.pending);
             add(&self.coverage.gone, seen.gone);
@@ -110,24 +129,63 @@ impl Machine {
         Ok(store)
     }
 
-    /// Every key has what it should.
-    async fn compare(&self, store: &Store) -> Result<(), String> {
-        let content = self.history.borrow().content();
-        for number in 0..self.workload.keys {
-            let key = self.workload.key(number);
-            let found = store.get(super::catalog(), &key, <[u8]>::to_vec).await;
-            let found = found.map_err(|error| format!("key {number} cannot be read: {error}"))?;
-            if found.as_ref() != content.get(&key) {
-                let of = |value: Option<&Vec<u8>>| value.map(|value| (value.len(), work::stamp(value)));
-                return Err(format!(
-                    "key {number} has {:?} instead of {:?} (length, stamp)",
-                    of(found.as_ref()),
-                    of(content.get(&key))
-                ));
+    /// Every key of every tree has what it should. The roots of the trees, by their places.
+    async fn compare(&self, store: &Store, random: &mut StdRng) -> Result<Vec<(usize, TreeRoot)>, String> {
+        let content = Rc::clone(self.history.borrow().content());
+        let mut roots = vec![(0, catalog())];
+        for tree in self.workload.trees() {
+            let name = work::name(tree);
+            let expected = content.tree(0).get(&NamedTree::key(name));
+            let found = store.find_tree(name);
+            if found.as_ref().map(NamedTree::encode).as_ref().map(<[u8; 20]>::as_slice)
+                != expected.map(Vec::as_slice)
+            {
+                return Err(format!("tree {name} is {found:?} instead of {expected:?}"));
+            }
+            roots.extend(found.map(|found| (tree, found.root)));
+        }
+        for &(tree, root) in &roots {
+            let name = work::name(tree);
+            let failed = |error| format!("tree {name:?} cannot be read: {error}");
+            for _ in 0..20 {
+                let key = self.workload.key(random.random_range(0..self.workload.keys));
+                let found = store.get(root, &key, <[u8]>::to_vec).await.map_err(failed)?;
+                let expected = content.tree(tree).get(&key);
+                if found.as_ref() != expected {
+                    let found = found.as_ref().map(|value| (&key[..], &value[..]));
+                    return Err(differs(name, found, expected.map(|value| (&key[..], &value[..]))));
+                }
+            }
+            let is_forwards = random.random();
+            let direction = if is_forwards { Direction::Forwards } else { Direction::Backwards };
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            let mut scan = Scan::new(store, root, all, direction);
+            let (mut ascending, mut descending) =
+                (content.tree(tree).iter(), content.tree(tree).iter().rev());
+            loop {
+                let found = scan.next_ref().await.map_err(failed)?;
+                let expected = if is_forwards { ascending.next() } else { descending.next() };
+                let expected = expected.map(|(key, value)| (&key[..], &value[..]));
+                if found != expected {
+                    return Err(differs(name, found, expected));
+                }
+                if found.is_none() {
+                    break;
+                }
             }
         }
-        Ok(())
+        Ok(roots)
     }
+}
+
+fn differs<'e>(
+    tree: &str,
+    found: Option<(&'e [u8], &'e [u8])>,
+    expected: Option<(&'e [u8], &'e [u8])>,
+) -> String {
+    let short = |(key, value): (&'e [u8], &[u8])| (&key[..key.len().min(12)], work::stamp(value));
+    let (found, expected) = (found.map(short), expected.map(short));
+    format!("tree {tree:?}: {found:?} instead of {expected:?} (key; length of the value, its beginning)")
 }
 
 fn random_disk(random: &mut StdRng) -> MemoryOptions {
@@ -146,7 +204,7 @@ fn random_options(random: &mut StdRng) -> Options {
     Options::default()
         .identity(*b"a store of tests")
         .log_bytes(2 << 20)
-        .cache_bytes([1 << 20, 2 << 20, 8 << 20][random.random_range(0..3)])
+        .cache_bytes([1 << 20, 1 << 20, 4 << 20][random.random_range(0..3)])
 }
 
 fn crash(disk: &Disk, cores: &[VirtualCore], random: &mut StdRng) {
@@ -162,18 +220,30 @@ fn crash(disk: &Disk, cores: &[VirtualCore], random: &mut StdRng) {
 fn cut_opening(machine: &Rc<Machine>, random: &mut StdRng) {
     let world = World::new(random.random());
     let core = world.core("core");
-    let shared = Rc::clone(machine);
+    let (shared, seed) = (Rc::clone(machine), random.random());
     drop(core.spawn(async move {
-        if let Ok(store) = shared.open().await {
-            // It drains, and takes checkpoints.
-            rt::sleep(Duration::from_secs(3600)).await;
-            drop(store);
+        match shared.open().await {
+            Ok(store) => rest(&shared, &store, seed).await,
+            Err(what) => shared.history.borrow_mut().fail(what),
         }
     }));
-    let longest_us = [500, 5_000, 50_000][random.random_range(0..3)];
+    let longest_us = [500, 5_000, 20_000][random.random_range(0..3)];
     world.run_for(Duration::from_micros(random.random_range(0..longest_us)));
     crash(&machine.disk, &[core], random);
     add(&machine.coverage.cut_openings, 1);
+}
+
+/// Nobody writes. What the log had is drained, and checkpoints let go of it.
+async fn rest(machine: &Machine, store: &Store, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let longest_us = [500, 5_000, 1_000_000][random.random_range(0..3)];
+    loop {
+        rt::sleep(Duration::from_micros(random.random_range(0..longest_us))).await;
+        if let Err(error) = store.checkpoint().await {
+            machine.history.borrow_mut().fail(format!("a checkpoint: {error}"));
+            return;
+        }
+    }
 }
 
 /// The second core: attaches to what the first one has opened.
@@ -192,11 +262,12 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
         options: random_options(&mut random),
         workload: Workload::random(&mut random),
         history: RefCell::default(),
+        epoch: Cell::new(0),
         coverage: Rc::clone(coverage),
     });
     let mut crashed_at = rt::Instant::ORIGIN;
-    for round in 0..=ROUNDS {
-        while round > 0 && random.random_ratio(1, 3) {
+    for round in 0..random.random_range(5..=10) {
+        while round > 0 && random.random_ratio(1, 4) {
             cut_opening(&machine, &mut random);
         }
         let world = World::new(random.random());
@@ -207,7 +278,7 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
             .block_on(async move { checked.check(check_seed, crashed_at).await })
             .map_err(|what| format!("seed {seed} round {round}: {what}"))?;
         for core in &cores {
-            for _ in 0..random.random_range(1..=3) {
+            for _ in 0..random.random_range(1..=2) {
                 let (machine, store, seed) = (Rc::clone(&machine), Rc::clone(&store), random.random());
                 if core.name() == "core 0" {
                     drop(core.spawn(client(machine, store, seed)));
@@ -216,13 +287,18 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
                 }
             }
         }
+        if random.random() {
+            drop(cores[0].spawn(operator(Rc::clone(&machine), Rc::clone(&store), random.random())));
+        }
+        drop(cores[0].spawn(watcher(Rc::clone(&store), random.random())));
         drop(store);
+        add(&coverage.lives, 1);
         add(&coverage.pairs, cores.len() as u64 - 1);
-        let longest_us = [3_000, 30_000, 150_000][random.random_range(0..3)];
+        let longest_us = [2_000, 15_000, 60_000][random.random_range(0..3)];
         world.run_for(Duration::from_micros(random.random_range(0..longest_us)));
         crashed_at = world.now();
         crash(&machine.disk, &cores, &mut random);
-        let failed = machine.history.borrow_mut().failed.take();
+        let failed = machine.history.borrow_mut().failure();
         if let Some(error) = failed {
             return Err(format!("seed {seed} round {round}: {error}"));
         }
@@ -244,19 +320,20 @@ fn a_crash_leaves_a_prefix_with_every_acknowledged_write() {
         None => 0..number("BOSON_SEEDS").unwrap_or(SEEDS),
     };
     let (coverage, count, before) = (Rc::<Coverage>::default(), seeds.end - seeds.start, counted());
-    let mut failures = Vec::new();
+    let (mut failures, started) = (Vec::new(), std::time::Instant::now());
     for seed in seeds {
         failures.extend(run_caught(seed, &coverage).err());
     }
     let counts: [u64; COUNTS] = std::array::from_fn(|count| counted()[count] - before[count]);
-    println!("{coverage:?} {counts:?}");
+    println!("{coverage:?} {counts:?} {:?}", started.elapsed());
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     if count >= SEEDS {
-        let Coverage { writes, lost, cut_openings, closed, audited_pages, pairs, .. } = &*coverage;
+        let Coverage { writes, transactions, lost, cut_openings, closed, audited_pages, pairs, .. } =
+            &*coverage;
         for counter in [lost, cut_openings, closed, audited_pages, pairs] {
             assert!(counter.get() > 3, "{coverage:?}");
         }
-        assert!(writes.get() > 5_000, "{coverage:?}");
+        assert!(writes.get() > 5_000 && transactions.get() > 500, "{coverage:?}");
         let reached = [Count::Loads, Count::Frames, Count::Bundles, Count::Checkpoints, Count::Splits]
             .into_iter()
             .chain([Count::RootSplits, Count::Removals, Count::Drained, Count::Trims]);
@@ -267,33 +344,4 @@ fn a_crash_leaves_a_prefix_with_every_acknowledged_write() {
     if count >= COVERING_SEEDS {
         assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     }
-}
-
-fn is_noticed(defects: Defects) {
-    defects.set();
-    let coverage = Rc::default();
-    let found = (0..DEFECT_SEEDS).find_map(|seed| run_caught(seed, &coverage).err());
-    Defects::default().set();
-    println!("{defects:?}: {found:?}");
-    assert!(found.is_some(), "{defects:?} was not noticed in {DEFECT_SEEDS} seeds");
-}
-
-#[test]
-fn a_bundle_that_is_installed_before_it_is_durable_is_noticed() {
-    is_noticed(Defects { engine: Some(EngineDefect::InstalledBeforeDurable), ..Defects::default() });
-}
-
-#[test]
-fn a_flush_of_the_log_that_is_skipped_is_noticed() {
-    is_noticed(Defects { wal: Some(WalDefect::SkipFlush), ..Defects::default() });
-}
-
-#[test]
-fn an_acknowledgement_before_the_write_is_noticed() {
-    is_noticed(Defects { wal: Some(WalDefect::AckBeforeWrite), ..Defects::default() });
-}
-
-#[test]
-fn a_segment_that_is_used_again_too_early_is_noticed() {
-    is_noticed(Defects { pages: Some(PagesDefect::ReuseEarly), ..Defects::default() });
 }

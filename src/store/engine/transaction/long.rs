@@ -138,6 +138,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.prepare(&keys).await?;
             let mut room = self.log_room(len).await?;
+            if !self.has_memory(keys.len()) {
+                continue;
+            }
             // Nothing awaits from here to the record.
             match self.is_unchanged(declared, seen) {
                 Ok(true) => {}

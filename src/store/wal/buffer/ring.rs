@@ -20,10 +20,19 @@ impl std::fmt::Debug for Ring {
     }
 }
 
+/// How many cells are made at once.
+const CELLS_AT_ONCE: usize = 4096;
+
 impl Ring {
     pub(super) fn new(bytes: usize) -> Self {
+        // One by one they would take longer than all else that an opening does, unoptimised.
+        let mut cells = Vec::with_capacity(bytes);
+        while cells.len() < bytes {
+            cells.append(&mut Vec::from([const { UnsafeCell::new(0) }; CELLS_AT_ONCE]));
+        }
+        cells.truncate(bytes);
         Self {
-            bytes: (0..bytes).map(|_| UnsafeCell::new(0)).collect(),
+            bytes: cells.into_boxed_slice(),
             #[cfg(loom)]
             watch: (0..bytes / 8).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         }

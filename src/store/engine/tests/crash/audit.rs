@@ -1,11 +1,10 @@
-//! The whole tree of a store that is closed, page by page: every key lies in the range of its page,
-//! every page is reached once, and the mapping has no others; the table of segments counts what the
-//! mapping refers to.
+//! All trees of a store that is closed, page by page: every key lies in the range of its page, every
+//! page is reached once, and the mapping has no others; the table of segments counts what the mapping
+//! refers to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::btree::{Content, PageView};
-use crate::store::engine::registry::catalog;
+use crate::store::btree::{Content, PageView, TreeRoot};
 use crate::store::engine::tests::{Model, Store};
 use crate::store::word::{ChildWord, MapView, MapWord, PageId};
 
@@ -39,9 +38,23 @@ async fn view(store: &Store, id: PageId) -> Result<Option<PageView>, String> {
 
 /// Checks all that is said at the head of the module. The store is closed, nobody writes, and the
 /// overlay is drained.
-pub(super) async fn audit(store: &Store, model: &Model) -> Result<Seen, String> {
-    let (mut seen, mut reached, mut all) = (Seen::default(), BTreeSet::new(), Model::new());
-    let root = Range { child: catalog().root, level: None, lower: Vec::new(), upper: None };
+pub(super) async fn audit(store: &Store, trees: &[(TreeRoot, &Model)]) -> Result<Seen, String> {
+    let (mut seen, mut reached) = (Seen::default(), BTreeSet::new());
+    for (root, model) in trees {
+        audit_tree(store, *root, model, (&mut seen, &mut reached)).await?;
+    }
+    mapping(store, &reached).await?;
+    Ok(seen)
+}
+
+async fn audit_tree(
+    store: &Store,
+    root: TreeRoot,
+    model: &Model,
+    (seen, reached): (&mut Seen, &mut BTreeSet<PageId>),
+) -> Result<(), String> {
+    let mut all = Model::new();
+    let root = Range { child: root.root, level: None, lower: Vec::new(), upper: None };
     let mut left = vec![root];
     while let Some(range) = left.pop() {
         let id = range.child.id();
@@ -108,8 +121,7 @@ pub(super) async fn audit(store: &Store, model: &Model) -> Result<Seen, String> 
         let more = all.keys().find(|key| !model.contains_key(*key));
         return Err(format!("the leaves differ from the history: {differ:?}, or more: {more:?}"));
     }
-    mapping(store, &reached).await?;
-    Ok(seen)
+    Ok(())
 }
 
 /// The mapping has the pages that were reached, and the table of segments counts them.

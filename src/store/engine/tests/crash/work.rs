@@ -1,30 +1,41 @@
-//! Clients: they write in phases until the power fails.
+//! Clients: they write in phases until the power fails, to several trees, which they make as they
+//! come to them. Some of their writes are transactions over keys of several trees. What they read
+//! has to be what was written last: nothing awaits between an operation and its mark in the history.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::history::Write;
+use super::history::Change;
 use super::{Machine, add};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt;
-use crate::store::btree::Change;
-use crate::store::engine::registry::catalog;
+use crate::store::btree::{Change as ToKey, TreeRoot};
+use crate::store::engine::registry::NamedTree;
 use crate::store::engine::tests::Store;
+use crate::store::engine::transaction::Key;
 use crate::store::options::Durability;
 
 const INTERVAL: Duration = Duration::from_millis(60);
+/// The trees by their places in a [`History`](super::History); the first is the catalog.
+const NAMES: [&str; 5] = ["", "left", "right", "up", "down"];
 
 /// What the clients of one seed do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workload {
+    /// Trees, the catalog left out.
+    trees: usize,
     pub(super) keys: u32,
     /// Values are shorter than this.
     longest: usize,
     /// One in so many keys is long.
     long_keys: u32,
+    /// One in so many writes is a transaction.
+    transactions: u32,
+    /// Whether clients rest between writes.
+    rests: bool,
 }
 
 /// What a client does for a while.
@@ -43,9 +54,12 @@ enum Phase {
 impl Workload {
     pub(super) fn random(random: &mut StdRng) -> Self {
         Self {
-            keys: [30, 400, 2500][random.random_range(0..3)],
+            trees: random.random_range(2..NAMES.len()),
+            keys: [30, 200, 1000][random.random_range(0..3)],
             longest: [20, 300, 1000][random.random_range(0..3)],
             long_keys: [10, 1000, u32::MAX][random.random_range(0..3)],
+            transactions: [2, 10][random.random_range(0..2)],
+            rests: random.random(),
         }
     }
 
@@ -56,98 +70,240 @@ impl Workload {
         }
         key
     }
+
+    /// The places of all trees.
+    pub(super) fn trees(&self) -> std::ops::RangeInclusive<usize> {
+        1..=self.trees
+    }
+
+    fn any_tree(&self, random: &mut StdRng) -> usize {
+        random.random_range(self.trees())
+    }
+
+    fn any_key(&self, random: &mut StdRng) -> Vec<u8> {
+        self.key(random.random_range(0..self.keys))
+    }
 }
 
-thread_local! {
-    static STAMP: Cell<u32> = const { Cell::new(0) };
+/// The name of a tree.
+pub(super) fn name(tree: usize) -> &'static str {
+    NAMES[tree]
+}
+
+/// Whether a transaction was cut short by this. (Those that come after it get the store's failure,
+/// which is of the same kind, and have not begun.)
+fn ran_out_of_memory(error: &Error) -> bool {
+    error.kind() == ErrorKind::OutOfMemory && error.outcome() == Outcome::Unknown
 }
 
 /// A value that no other write has, if it is long enough.
 fn value(random: &mut StdRng, longest: usize) -> Vec<u8> {
-    let stamp = STAMP.get().wrapping_add(1);
-    STAMP.set(stamp);
+    let stamp: u32 = random.random();
     let mut value = vec![random.random(); random.random_range(0..longest)];
     value.iter_mut().zip(stamp.to_le_bytes()).for_each(|(to, from)| *to = from);
     value
 }
 
-/// What tells a value from others.
-pub(super) fn stamp(value: &[u8]) -> u32 {
+/// What tells a value from others: its length, and its beginning.
+pub(super) fn stamp(value: &[u8]) -> (usize, u32) {
     let mut bytes = [0; 4];
     value.iter().zip(&mut bytes).for_each(|(from, to)| *to = *from);
-    u32::from_le_bytes(bytes)
+    (value.len(), u32::from_le_bytes(bytes))
 }
 
 /// Works until the power fails, or the store does.
 pub(super) async fn client(machine: Rc<Machine>, store: Store, seed: u64) {
-    if let Err(error) = work(&machine, &store, seed).await {
-        machine.history.borrow_mut().failed.get_or_insert(format!("a client: {error}"));
+    if let Err(error) = Client::new(&machine, &store, seed).work().await {
+        machine.history.borrow_mut().fail(format!("a client: {error}"));
     }
 }
 
-async fn work(machine: &Machine, store: &Store, seed: u64) -> crate::error::Result<()> {
+/// Asks for checkpoints.
+pub(super) async fn operator(machine: Rc<Machine>, store: Store, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let workload = machine.workload;
-    let durability = match random.random_range(0..4) {
-        0 => Durability::None,
-        1 => Durability::Interval(INTERVAL),
-        _ => Durability::Sync,
-    };
+    let longest_us = [1_000, 10_000][random.random_range(0..2)];
     loop {
-        let phase = [Phase::Mixed, Phase::Insert, Phase::Delete, Phase::Hot][random.random_range(0..4)];
-        let count = random.random_range(1..=workload.keys);
-        let first = random.random_range(0..workload.keys);
-        for step in 0..count {
-            let upwards = (first + step) % workload.keys;
-            let number = match phase {
-                Phase::Mixed => random.random_range(0..workload.keys),
-                Phase::Insert | Phase::Delete => upwards,
-                Phase::Hot => first,
-            };
-            let is_delete = match phase {
-                Phase::Mixed => random.random_ratio(1, 3),
-                Phase::Insert | Phase::Hot => false,
-                Phase::Delete => true,
-            };
-            let value = (!is_delete).then(|| value(&mut random, workload.longest));
-            write(machine, store, (number, value), durability, &mut random).await?;
-        }
-        match random.random_range(0..12) {
-            0 => {
-                let last = machine.history.borrow().last();
-                store.checkpoint().await?;
-                machine.history.borrow_mut().acknowledge(last);
+        rt::sleep(Duration::from_micros(random.random_range(0..longest_us))).await;
+        let last = machine.history.borrow().last();
+        let taken = store.checkpoint().await;
+        let mut history = machine.history.borrow_mut();
+        match taken {
+            Ok(()) => history.acknowledge(last),
+            Err(error) => {
+                history.fail(format!("a checkpoint: {error}"));
+                return;
             }
-            1..=3 => rt::sleep(Duration::from_millis(random.random_range(0..20))).await,
-            _ => {}
         }
     }
 }
 
-async fn write(
-    machine: &Machine,
-    store: &Store,
-    (number, value): (u32, Option<Vec<u8>>),
+/// Asks where the log has to start, which has the flusher look at the events of all cores: it may at
+/// any time, whatever is under way.
+pub(super) async fn watcher(store: Store, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let longest_us = [200, 5_000][random.random_range(0..2)];
+    loop {
+        rt::sleep(Duration::from_micros(random.random_range(0..longest_us))).await;
+        _ = store.log_start_number();
+    }
+}
+
+struct Client<'m> {
+    machine: &'m Machine,
+    store: &'m Store,
+    random: StdRng,
     durability: Durability,
-    random: &mut StdRng,
-) -> crate::error::Result<()> {
-    let key = machine.workload.key(number);
-    let change = value.as_deref().map_or(Change::Delete, Change::Put);
-    let written = store.write(catalog(), &key, change, durability).await?;
-    machine.history.borrow_mut().wrote(written, Write { key, value });
-    add(&machine.coverage.writes, 1);
-    match durability {
-        // Some go on, and wait with a later write.
-        Durability::Sync if random.random_ratio(2, 3) => {}
-        Durability::Sync => {
-            store.wait(written).await?;
-            machine.history.borrow_mut().acknowledge(written);
+}
+
+impl<'m> Client<'m> {
+    fn new(machine: &'m Machine, store: &'m Store, seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let durability = match random.random_range(0..4) {
+            0 => Durability::None,
+            1 => Durability::Interval(INTERVAL),
+            _ => Durability::Sync,
+        };
+        Self { machine, store, random, durability }
+    }
+
+    async fn work(&mut self) -> Result<()> {
+        let workload = self.machine.workload;
+        loop {
+            let phases = [Phase::Mixed, Phase::Insert, Phase::Delete, Phase::Hot];
+            let phase = phases[self.random.random_range(0..4)];
+            let tree = workload.any_tree(&mut self.random);
+            let count = self.random.random_range(1..=workload.keys);
+            let first = self.random.random_range(0..workload.keys);
+            for step in 0..count {
+                let upwards = (first + step) % workload.keys;
+                let number = match phase {
+                    Phase::Mixed => self.random.random_range(0..workload.keys),
+                    Phase::Insert | Phase::Delete => upwards,
+                    Phase::Hot => first,
+                };
+                let is_delete = match phase {
+                    Phase::Mixed => self.random.random_ratio(1, 3),
+                    Phase::Insert | Phase::Hot => false,
+                    Phase::Delete => true,
+                };
+                let change = self.change(tree, workload.key(number), is_delete);
+                if self.random.random_ratio(1, workload.transactions) {
+                    self.transact(change).await?;
+                } else {
+                    self.write(change).await?;
+                }
+                if self.random.random_ratio(1, 8) {
+                    self.read().await?;
+                }
+                if workload.rests && self.random.random_ratio(1, 2) {
+                    rt::sleep(Duration::from_micros(self.random.random_range(0..200))).await;
+                }
+            }
+            if self.random.random_ratio(1, 4) {
+                rt::sleep(Duration::from_millis(self.random.random_range(0..20))).await;
+            }
         }
-        Durability::Interval(within) => machine.history.borrow_mut().promise(written, rt::now() + within),
-        Durability::None => {}
     }
-    if random.random_ratio(1, 2) {
-        rt::sleep(Duration::from_micros(random.random_range(0..200))).await;
+
+    fn change(&mut self, tree: usize, key: Vec<u8>, is_delete: bool) -> Change {
+        let longest = self.machine.workload.longest;
+        let value = (!is_delete).then(|| value(&mut self.random, longest));
+        Change { tree, key, value }
     }
-    Ok(())
+
+    /// The tree, which is made if there is none yet.
+    async fn tree(&self, tree: usize) -> Result<TreeRoot> {
+        let (found, made) = self.store.open_tree(name(tree), 0, self.durability).await?;
+        if let Some(number) = made {
+            let (key, value) = (NamedTree::key(name(tree)), found.encode().to_vec());
+            let change = Change { tree: 0, key, value: Some(value) };
+            self.machine.history.borrow_mut().wrote(number, vec![change]);
+        }
+        Ok(found.root)
+    }
+
+    async fn write(&mut self, change: Change) -> Result<()> {
+        let root = self.tree(change.tree).await?;
+        let to_key = change.value.as_deref().map_or(ToKey::Delete, ToKey::Put);
+        let number = self.store.write(root, &change.key, to_key, self.durability).await?;
+        self.wrote(number, vec![change]).await
+    }
+
+    /// Makes a change together with some others.
+    async fn transact(&mut self, first: Change) -> Result<()> {
+        let workload = self.machine.workload;
+        let mut changes = vec![first];
+        for _ in 0..self.random.random_range(1..6) {
+            let tree = workload.any_tree(&mut self.random);
+            let key = workload.any_key(&mut self.random);
+            let is_delete = self.random.random_ratio(1, 4);
+            changes.push(self.change(tree, key, is_delete));
+        }
+        let mut roots = Vec::with_capacity(changes.len());
+        for change in &changes {
+            roots.push(self.tree(change.tree).await?);
+        }
+        let keys: Vec<Key<'_>> =
+            roots.iter().zip(&changes).map(|(root, change)| (*root, &change.key[..])).collect();
+        let done = self.store.transact(&keys, self.durability, |transaction| {
+            for (place, change) in changes.iter().enumerate() {
+                match &change.value {
+                    Some(value) => transaction.put_at(place, value),
+                    None => _ = transaction.delete_at(place),
+                }
+            }
+        });
+        let (_, number) = match done.await {
+            Ok(done) => done,
+            Err(error) if ran_out_of_memory(&error) => {
+                // It is in the log all the same, under the last number, and the store has failed.
+                let number = self.store.log.log().next_number() - 1;
+                let mut history = self.machine.history.borrow_mut();
+                history.wrote(number, changes);
+                history.is_over = true;
+                add(&self.machine.coverage.out_of_memory, 1);
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        add(&self.machine.coverage.transactions, 1);
+        match number {
+            Some(number) => self.wrote(number, changes).await,
+            // It deleted what was not there.
+            None => Ok(()),
+        }
+    }
+
+    async fn wrote(&mut self, number: u64, changes: Vec<Change>) -> Result<()> {
+        self.machine.history.borrow_mut().wrote(number, changes);
+        add(&self.machine.coverage.writes, 1);
+        match self.durability {
+            // Some go on, and wait with a later write.
+            Durability::Sync if self.random.random_ratio(2, 3) => {}
+            Durability::Sync => {
+                self.store.wait(number).await?;
+                self.machine.history.borrow_mut().acknowledge(number);
+            }
+            Durability::Interval(within) => {
+                self.machine.history.borrow_mut().promise(number, rt::now() + within);
+            }
+            Durability::None => {}
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<()> {
+        let workload = self.machine.workload;
+        let (tree, key) = (workload.any_tree(&mut self.random), workload.any_key(&mut self.random));
+        let root = self.tree(tree).await?;
+        let found = self.store.get(root, &key, <[u8]>::to_vec).await?;
+        let mut history = self.machine.history.borrow_mut();
+        let expected = history.content().tree(tree).get(&key);
+        if found.as_ref() != expected {
+            let (found, expected) = (found.as_deref().map(stamp), expected.map(|value| stamp(value)));
+            let what = format!("a client read {found:?} instead of {expected:?} (length, stamp)");
+            history.fail(what);
+        }
+        Ok(())
+    }
 }
