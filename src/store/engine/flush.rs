@@ -262,8 +262,9 @@ impl Flusher {
     }
 
     /// The number from which on the log has to be kept. It only ever grows. A write whose event is
-    /// pushed after this call began has a number of `next_number` or above: all below were published
-    /// *before*, and what the overlay of the log's records still had then has none below either.
+    /// pushed after this call began has a number of `next_number` or above: all below were
+    /// published *before*, and what the overlay of the log's records still had then has none below
+    /// either.
     pub(in crate::store) fn log_start(
         &mut self,
         next_number: u64,
@@ -304,9 +305,9 @@ impl Flusher {
         self.dirty.len()
     }
 
-    /// The bytes of pages that may have to be durable together: those whose shape changed, and those
-    /// that are to inherit from pages that are gone. Each counts `least` bytes at least. As far as
-    /// events are drained; those in bundles under way are left out.
+    /// The bytes of pages that may have to be durable together: those whose shape changed, and
+    /// those that are to inherit from pages that are gone. Each counts `least` bytes at least. As
+    /// far as events are drained; those in bundles under way are left out.
     pub(in crate::store) fn growth_bytes(&self, pages: &impl Pages, least: usize) -> usize {
         let heirs: BTreeSet<_> = self.structure.gone.values().flat_map(|gone| &gone.heirs).collect();
         let due = heirs.into_iter().filter_map(|heir| match pages.look(*heir) {

@@ -311,8 +311,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(Flushed::Bytes(bytes))
     }
 
-    /// Looks how much may have to be durable together, and lets writers go on, or wait. Any core may
-    /// do that.
+    /// Looks how much may have to be durable together, and lets writers go on, or wait. Any core
+    /// may do that.
     pub(super) fn look_at_growth(&self) {
         let growth = &self.shared.growth;
         let was_reached = growth.is_reached();

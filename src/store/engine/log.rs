@@ -289,13 +289,13 @@ impl LogDriver {
     }
 
     /// Flushes the namespace for what is not the log's. The device says only once that it lost what
-    /// it had taken, to whichever flush comes first, and the next one succeeds. So every flush counts
-    /// for everybody: if this one fails, so does the log; and if the log has failed by then, what was
-    /// written before this flush is not known to be durable either.
+    /// it had taken, to whichever flush comes first, and the next one succeeds. So every flush
+    /// counts for everybody: if this one fails, so does the log; and if the log has failed by then,
+    /// what was written before this flush is not known to be durable either.
     ///
     /// A flush of the log that ends in the same turn of a core counts only after this one's
-    /// ([`LogDriver::hear_others`]). Two cores have no such order: between the end of a flush on the
-    /// device and the turn of its core, another core may count on what that flush has lost.
+    /// ([`LogDriver::hear_others`]). Two cores have no such order: between the end of a flush on
+    /// the device and the turn of its core, another core may count on what that flush has lost.
     ///
     /// # Errors
     ///

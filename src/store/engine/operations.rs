@@ -185,8 +185,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.log.wait(number).await
     }
 
-    /// Waits while the log is as long as it may be, and while as much as may be has to become durable
-    /// together.
+    /// Waits while the log is as long as it may be, and while as much as may be has to become
+    /// durable together.
     pub(super) async fn wait_for_log(&self) -> Result<()> {
         while self.must_wait()?.is_some() {
             let moment = self.shared.progress.now();

@@ -30,8 +30,8 @@ pub(in crate::store) trait Numbers {
         true
     }
 
-    /// Whether the number may be smaller than that of an earlier change of the page. Then the keeper
-    /// hears of the write even if it has heard of that change.
+    /// Whether the number may be smaller than that of an earlier change of the page. Then the
+    /// keeper hears of the write even if it has heard of that change.
     fn may_be_older(&self) -> bool {
         false
     }
