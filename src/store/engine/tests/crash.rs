@@ -5,14 +5,14 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`history`] | what was written, by number, and what has to be left of it |
-//! | [`work`] | clients: phases of puts, inserts, deletes of ranges; transactions; reads; who asks for checkpoints |
+//! | [`work`] | clients that put, delete, read, and run transactions; who asks for checkpoints |
 //! | [`audit`] | all trees and the mapping, page by page |
 //! | [`defects`] | what is broken on purpose is noticed |
 //!
 //! The number of a write is its place in the history. A crash leaves the writes below some number,
 //! which is above all that was acknowledged as durable; the store knows which number that is, as it
-//! is the next one that it gives out. All keys of all trees, the catalog among them, have to have what
-//! these writes made of them. And no two openings that came to their end have the same epoch.
+//! is the next one that it gives out. All keys of all trees, the catalog among them, have to have
+//! what these writes made of them. And no two openings that came to their end have the same epoch.
 //!
 //! What a life has to meet is rare in a store of usual size. So memory is small, pages are evicted
 //! and loaded all the time, an operator asks for checkpoints every few milliseconds, a watcher has

@@ -1,6 +1,6 @@
-//! All trees of a store that is closed, page by page: every key lies in the range of its page, every
-//! page is reached once, and the mapping has no others; the table of segments counts what the mapping
-//! refers to.
+//! All trees of a store that is closed, page by page: every key lies in the range of its page,
+//! every page is reached once, and the mapping has no others; the table of segments counts what the
+//! mapping refers to.
 
 use std::collections::{BTreeMap, BTreeSet};
 

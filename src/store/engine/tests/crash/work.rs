@@ -1,6 +1,7 @@
 //! Clients: they write in phases until the power fails, to several trees, which they make as they
 //! come to them. Some of their writes are transactions over keys of several trees. What they read
-//! has to be what was written last: nothing awaits between an operation and its mark in the history.
+//! has to be what was written last: nothing awaits between an operation and its mark in the
+//! history.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -137,8 +138,8 @@ pub(super) async fn operator(machine: Rc<Machine>, store: Store, seed: u64) {
     }
 }
 
-/// Asks where the log has to start, which has the flusher look at the events of all cores: it may at
-/// any time, whatever is under way.
+/// Asks where the log has to start, which has the flusher look at the events of all cores: it may
+/// at any time, whatever is under way.
 pub(super) async fn watcher(store: Store, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let longest_us = [200, 5_000][random.random_range(0..2)];
