@@ -211,9 +211,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // The evicter wants pages too for which the log keeps nothing, and which are not counted.
         let wanted = flusher.wanted_count() as u64 * PAGE_BYTES;
         let dirty = flusher.dirty_count() as u64 * PAGE_BYTES + wanted;
+        let (used, limit) = (used * segment, self.shared.max_log_bytes);
+        // Writers may have to wait before it is as long as that: they count spare segments too.
+        let is_reached = self.shared.log_limit.is_reached();
         Load {
-            log_used: used * segment,
-            log_limit: self.shared.max_log_bytes,
+            log_used: if is_reached { used.max(limit) } else { used },
+            log_limit: limit,
             logged,
             dirty,
             dirty_budget: self.shared.memory.account().limit_bytes() / 2,
