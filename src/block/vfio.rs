@@ -63,8 +63,8 @@ const MAX_BAR_BYTES: u64 = 1 << 32;
 /// The most interrupts of MSI-X that a device has (PCI Express Base 5.0, 7.7.2.2).
 const MAX_VECTORS: u32 = 2048;
 
-/// How often a device that the kernel is busy with is asked for again, and how long to wait between:
-/// for a second in all.
+/// How often a device that the kernel is busy with is asked for again, and how long to wait in
+/// between: for a second in all.
 const BUSY_RETRIES: u32 = 100;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -292,7 +292,7 @@ impl Opening<'_> {
             match uapi::device(group, name) {
                 Err(libc::EAGAIN) if retries < BUSY_RETRIES => {
                     retries += 1;
-                    std::thread::sleep(BUSY_PAUSE);
+                    std::thread::park_timeout(BUSY_PAUSE);
                 }
                 Err(libc::EAGAIN) => {
                     let why = "the kernel has been busy with this device for a second: try again";

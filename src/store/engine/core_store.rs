@@ -13,7 +13,7 @@ use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
 use super::state::PageState;
-use super::values::LongValues;
+use super::values::numbers::LongValues;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};

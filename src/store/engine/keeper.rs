@@ -340,8 +340,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.log.shared().flush_of_others(self.namespace.flush()).await
     }
 
-    /// Whether a page of these bundles is not clean, although they are durable. If nobody has changed
-    /// it there was no memory for a clean node, and it would be written again and again.
+    /// Whether a page of these bundles is not clean, although they are durable. If nobody has
+    /// changed it there was no memory for a clean node, and it would be written again and again.
     fn has_left_some(&self, trailers: &[Trailer]) -> bool {
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         trailers.iter().flat_map(|trailer| &trailer.entries).any(|entry| !pages.is_clean(entry.page.id()))

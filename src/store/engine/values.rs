@@ -32,11 +32,9 @@
 //! the value was replaced meanwhile, and the reader looks at the key again: a key that still refers
 //! to the same value is damaged.
 
+pub(super) mod numbers;
 mod reclaim;
 mod write;
-
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -45,7 +43,6 @@ pub(super) use self::write::{Unreferenced, dead_marker};
 use super::core_store::CoreStore;
 use super::operations::Look;
 use super::registry::values;
-use super::signal::Signal;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::yield_now;
@@ -123,42 +120,6 @@ impl Marker {
 /// How many pieces a value of this length has.
 fn pieces(len: u64) -> u32 {
     u32::try_from(len.div_ceil(PIECE_BYTES as u64)).unwrap_or(u32::MAX)
-}
-
-/// What the cores of a store know of its long values.
-#[derive(Debug, Default)]
-pub(super) struct LongValues {
-    /// The number of the next value.
-    next: AtomicU64,
-    /// The first number that was given out since the store was opened.
-    first: OnceLock<u64>,
-    /// Values whose writers gave up.
-    abandoned: Mutex<Vec<u64>>,
-    /// There is something to reclaim.
-    pub(super) asked: Arc<Signal>,
-}
-
-impl LongValues {
-    /// Numbers up to `last` are taken.
-    fn start(&self, last: u64) {
-        self.next.store(last + 1, Ordering::Relaxed);
-        self.first.set(last + 1).expect("a store is opened once");
-        self.asked.set();
-    }
-
-    fn draw(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn abandoned(&self) -> MutexGuard<'_, Vec<u64>> {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Its writer gave it up.
-    fn abandon(&self, number: u64) {
-        self.abandoned().push(number);
-        self.asked.set();
-    }
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {

@@ -63,12 +63,12 @@ async fn tree(store: &Store) -> TreeRoot {
 fn values_of_any_length_are_found_scanned_and_reclaimed() {
     on_a_disk(64 << 20, async |disk| {
         let mut model = Model::new();
-        for round in 0..3 {
+        for round in 0..3_u8 {
             let store = reopen(&disk).await;
             let tree = tree(&store).await;
             assert_eq!(entries(&store, tree, Direction::Forwards).await, Vec::from_iter(model.clone()));
-            for (at, key) in (0..).zip([3, 7, 1, 0, 2, 8, 5, 6, 4_u8]) {
-                let value = value(round * 16 + at, LENGTHS[(usize::from(key) + round as usize) % 9]);
+            for (at, key) in (0_u8..).zip([3, 7, 1, 0, 2, 8, 5, 6, 4]) {
+                let value = value(u64::from(round * 16 + at), LENGTHS[usize::from(key + round) % 9]);
                 put(&store, tree, &[key], &value).await;
                 model.insert(vec![key], value);
             }

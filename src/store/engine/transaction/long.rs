@@ -154,7 +154,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let number = self.apply(&keys, &changes, &mut room)?;
             drop(room);
             self.log.commit(number, durability);
-            written.into_iter().for_each(Unreferenced::is_referred_to);
+            written.into_iter().for_each(Unreferenced::refer_to);
             if changes.list.iter().any(|change| seen.0.get(change.place).is_some_and(is_long)) {
                 self.shared.values.asked.set();
             }

@@ -21,7 +21,7 @@ pub(in crate::store::engine) struct Unreferenced<'s> {
 
 impl Unreferenced<'_> {
     /// The record that refers to it, and deletes its marker, is written.
-    pub(in crate::store::engine) fn is_referred_to(mut self) {
+    pub(in crate::store::engine) fn refer_to(mut self) {
         self.is_referred_to = true;
     }
 
