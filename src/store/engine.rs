@@ -150,3 +150,5 @@ mod trees;
 mod update;
 #[cfg(not(any(loom, shuttle)))]
 mod values;
+#[cfg(not(any(loom, shuttle)))]
+mod verify;

@@ -32,7 +32,6 @@
 //! back by itself, and lets pages be [captured](keep).
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
-#[cfg(test)]
 pub(in crate::store) mod audit;
 mod content;
 mod flushing;

@@ -78,7 +78,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         damage.error("read store", &self.shared.name)
     }
 
-    async fn load_frame(&self, frame: u32) -> Result<()> {
+    pub(super) async fn load_frame(&self, frame: u32) -> Result<()> {
         let Some(_loading) = self.shared.loads.begin(What::Frame(frame)).await else { return Ok(()) };
         let index = u64::from(frame);
         loop {
@@ -114,7 +114,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 }
 
 /// The page in `bytes`, if it is the one that the mapping meant.
-fn page_of<'b>(
+pub(super) fn page_of<'b>(
     bytes: &'b [u8],
     place: ColdAddress,
     cold: &ColdPage,

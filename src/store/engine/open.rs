@@ -347,6 +347,7 @@ async fn attach_first<E: Env, N: Namespace>(
     let name = namespace.info().name.clone();
     let shared = Shared::new(name, (memory, nodes), (log, state), keeper, (max_log_bytes, limit));
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
+    store.shared.values.start(epoch);
     store.open_trees(records).await?;
     Ok(store)
 }

@@ -11,6 +11,7 @@ mod transaction;
 mod trees;
 mod update;
 mod values;
+mod verify;
 mod young;
 
 use std::collections::BTreeMap;

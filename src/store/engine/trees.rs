@@ -100,7 +100,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.shared.overlay.set(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
         *self.overlay.borrow_mut() = self.shared.overlay.access();
         *self.shared.trees() = trees;
-        self.open_values().await
+        Ok(())
     }
 
     /// Makes a root that was never durable; whether it was so.

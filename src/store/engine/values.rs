@@ -11,7 +11,8 @@
 //! | 1, number of the value (8), which piece (4) | the piece: [`PIECE_BYTES`], the last one less |
 //!
 //! Integers in keys are big endian, so that the pieces of a value lie side by side; those in values
-//! are little endian. Numbers of values are not used again.
+//! are little endian. Numbers of values are not used again: the upper 24 bits are the epoch of the
+//! opening that gave them out, and so nothing has to be read to know the next one.
 //!
 //! # A value's life
 //!
@@ -185,31 +186,5 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
         }
-    }
-
-    /// Finds the last number of a value, while the store is opened.
-    ///
-    /// # Errors
-    ///
-    /// As for loading a page, and that the tree of values has what does not belong into it.
-    pub(super) async fn open_values(self: &std::rc::Rc<Self>) -> Result<()> {
-        use super::scan::Scan;
-        use crate::store::overlay::Direction::Backwards;
-        use std::ops::Bound::{Excluded, Unbounded};
-        let mut last = 0;
-        for below in [Excluded(vec![PIECE]), Unbounded] {
-            let mut scan = Scan::new(self, values(), (Unbounded, below), Backwards);
-            if let Some((key, _)) = scan.next_ref().await? {
-                let number = key.get(1..9).and_then(|number| number.try_into().ok());
-                let number = number.map(u64::from_be_bytes).filter(|&number| number < u64::MAX);
-                last = last.max(number.ok_or_else(|| {
-                    Error::new(ErrorKind::Corrupt, "open store")
-                        .at(self.shared.name.clone())
-                        .because("an entry of its tree of values is none")
-                })?);
-            }
-        }
-        self.shared.values.start(last);
-        Ok(())
     }
 }

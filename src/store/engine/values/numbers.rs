@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::store::engine::signal::Signal;
 
+/// So many bits of a number are counted within an epoch.
+const EPOCH: u32 = 40;
+
 /// What the cores of a store know of its long values.
 #[derive(Debug, Default)]
 pub(in crate::store::engine) struct LongValues {
@@ -19,10 +22,11 @@ pub(in crate::store::engine) struct LongValues {
 }
 
 impl LongValues {
-    /// Numbers up to `last` are taken.
-    pub(super) fn start(&self, last: u64) {
-        self.next.store(last + 1, Ordering::Relaxed);
-        self.first.set(last + 1).expect("a store is opened once");
+    /// The store is open, in this epoch.
+    pub(in crate::store::engine) fn start(&self, epoch: u64) {
+        let first = epoch << EPOCH | 1;
+        self.next.store(first, Ordering::Relaxed);
+        self.first.set(first).expect("a store is opened once");
         self.asked.set();
     }
 

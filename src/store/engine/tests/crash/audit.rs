@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::btree::{Content, PageView, TreeRoot};
+use crate::store::btree::{Content, KeyView, PageView, TreeRoot};
 use crate::store::engine::tests::{Model, Store};
 use crate::store::word::{ChildWord, MapView, MapWord, PageId};
 
@@ -94,7 +94,7 @@ async fn audit_tree(
         let lies = |key: &Vec<u8>| *key >= range.lower && upper.as_ref().is_none_or(|upper| key < upper);
         match view.content {
             Content::Leaf(entries) => {
-                for (key, value) in entries {
+                for KeyView { key, value, .. } in entries {
                     if !lies(&key) {
                         return wrong(&format!("key {key:?} lies outside of its range"));
                     }
