@@ -15,8 +15,8 @@
 //! damage: it may have been replaced, and its place used again, while it was read.
 //!
 //! At the end come the pages that the mapping has and no tree has led to: those that were there
-//! when the walk began and are there, in the same epoch, when it ends are **lost**. They take space,
-//! and nothing else.
+//! when the walk began and are there, in the same epoch, when it ends are **lost**. They take
+//! space, and nothing else.
 //!
 //! Pages are read [`AT_ONCE`] at a time. They are not put into the cache.
 
