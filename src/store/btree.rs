@@ -20,7 +20,7 @@ mod tree;
 pub(super) use homes::{Home, Homes, Installed, MapFreeze};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use map::{FRAME_PAGES, Map};
+pub(super) use map::{FRAME_PAGES, Lookup, Map};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use miss::{ColdPage, Miss};

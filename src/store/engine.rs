@@ -10,8 +10,12 @@
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
 #[cfg(not(any(loom, shuttle)))]
+mod clean;
+#[cfg(not(any(loom, shuttle)))]
 mod core_store;
 pub(super) mod flush;
+#[cfg(not(any(loom, shuttle)))]
+mod grow;
 #[cfg(not(any(loom, shuttle)))]
 mod keeper;
 #[cfg(not(any(loom, shuttle)))]
@@ -24,6 +28,8 @@ mod open;
 mod operations;
 #[cfg(not(any(loom, shuttle)))]
 mod signal;
+#[cfg(not(any(loom, shuttle)))]
+mod space;
 #[cfg(not(any(loom, shuttle)))]
 mod state;
 #[cfg(not(any(loom, shuttle)))]

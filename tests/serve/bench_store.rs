@@ -83,7 +83,8 @@ fn a_second_run_finds_the_records_of_the_first_and_notices_one_that_changed() {
     succeeds(at, &run(&["--workload", "a", "--operations", "1000"]));
     let refused = fails(at, &run(&["--workload", "c"]));
     assert!(refused.contains("it is not empty") && refused.contains("--load off"), "{refused}");
-    let read = ["--workload", "c", "--distribution", "uniform", "--operations", "20000", "--load", "off", "--warm"];
+    let read =
+        ["--workload", "c", "--distribution", "uniform", "--operations", "20000", "--load", "off", "--warm"];
     let found = json(at, &run(&read));
     assert_eq!(found["checked"], 20_000, "{found}");
     assert!(found["load_seconds"].is_null());

@@ -1,6 +1,7 @@
 //! Tests of the whole engine: what is written is found, now, after closing, and after a crash.
 
 mod crash;
+mod space;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
