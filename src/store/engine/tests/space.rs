@@ -100,11 +100,13 @@ fn full_again_and_again(lens: std::ops::Range<usize>, rounds: u32, least_share: 
 }
 
 #[test]
+#[ignore = "takes minutes without optimisation"]
 fn a_full_store_takes_overwrites_and_deletes_and_becomes_full_again() {
     full_again_and_again(500..1000, 2, 0.70);
 }
 
 #[test]
+#[ignore = "takes minutes without optimisation"]
 fn a_store_full_of_small_entries_does_too() {
     full_again_and_again(60..140, 1, 0.60);
 }
@@ -112,6 +114,7 @@ fn a_store_full_of_small_entries_does_too() {
 /// A file that starts with nothing grows by portions, and what was written is there when it is
 /// opened again.
 #[test]
+#[ignore = "takes minutes without optimisation"]
 fn a_namespace_that_may_grow_grows_until_it_is_as_large_as_it_may_be() {
     const MOST: u64 = 144 << 20;
     let options = MemoryOptions::new(0).max_size_bytes(MOST).volatile_cache(true);
