@@ -104,12 +104,16 @@
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
 #[cfg(not(any(loom, shuttle)))]
+mod clean;
+#[cfg(not(any(loom, shuttle)))]
 mod core_store;
 #[cfg(not(any(loom, shuttle)))]
 mod counts;
 #[cfg(not(any(loom, shuttle)))]
 mod defect;
 pub(super) mod flush;
+#[cfg(not(any(loom, shuttle)))]
+mod grow;
 #[cfg(not(any(loom, shuttle)))]
 mod in_flight;
 #[cfg(not(any(loom, shuttle)))]
@@ -128,6 +132,8 @@ mod registry;
 mod scan;
 #[cfg(not(any(loom, shuttle)))]
 mod signal;
+#[cfg(not(any(loom, shuttle)))]
+mod space;
 #[cfg(not(any(loom, shuttle)))]
 mod state;
 #[cfg(not(any(loom, shuttle)))]

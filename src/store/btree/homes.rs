@@ -175,6 +175,13 @@ impl Homes {
         self.shard_of(id).0.get(&id).map(|kept| kept.home)
     }
 
+    /// Where the newest durable image of a page lies, whether it is in memory or not. None too if
+    /// its frame is not loaded.
+    pub(in crate::store) fn place(&self, map: &Map, id: PageId) -> Option<ColdAddress> {
+        let entry = map.entry(id).loaded()?;
+        self.shard_of(id).durable(id, entry).place()
+    }
+
     /// Loads a page: gives it `node`, which has the image that `cold` and `second` named. Whether
     /// it did; if not, the page is something else by now.
     pub(super) fn admit(

@@ -1,7 +1,7 @@
 //! What the cores of a store share, and one core's part of it.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::counts::{Count, count};
@@ -9,6 +9,7 @@ use super::in_flight::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
+use super::space::Space;
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::{Error, Outcome, Result};
@@ -18,7 +19,7 @@ use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
 use crate::store::env::Env;
 use crate::store::events::{Event, Events};
 use crate::store::overlay::Access;
-use crate::store::pages::{Owner, SegmentName};
+use crate::store::pages::{Geometry, Owner, SegmentName};
 use crate::store::state::Failure;
 
 /// One core's part of the pages in memory.
@@ -27,6 +28,7 @@ pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
 /// What all cores of a store share. It has no namespace: each core has a handle of its own.
 pub(super) struct Shared {
     pub(super) name: String,
+    /// As it was when the store was opened: it may have grown.
     pub(super) owner: Owner,
     pub(super) memory: CacheMemory,
     pub(super) nodes: Arc<Nodes<CacheMemoryOfCore>>,
@@ -42,8 +44,9 @@ pub(super) struct Shared {
     /// The keeper has done something.
     pub(super) progress: Progress,
     pub(super) requests: Mutex<Requests>,
-    pub(super) max_log_bytes: u64,
+    pub(super) wanted_log_bytes: u64,
     pub(super) log_limit: Arc<LogLimit>,
+    pub(super) space: Space,
     events: Mutex<Vec<Arc<Events>>>,
     failure: Mutex<Option<Failure>>,
 }
@@ -54,6 +57,9 @@ pub(super) struct Requests {
     /// Checkpoints that were asked for, and those that are complete: numbers of requests.
     pub(super) wanted: u64,
     pub(super) done: u64,
+    /// The same for room for writes that grow.
+    pub(super) room_wanted: u64,
+    pub(super) room_done: u64,
     /// Whether the store closes: the last checkpoint includes everything.
     pub(super) is_closing: bool,
     /// The keeper has ended.
@@ -66,7 +72,7 @@ impl Shared {
         (memory, nodes): (CacheMemory, Arc<Nodes<CacheMemoryOfCore>>),
         (log, state): (Arc<LogDriver>, Arc<Mutex<PageState>>),
         keeper: Arc<Signal>,
-        (max_log_bytes, log_limit): (u64, Arc<LogLimit>),
+        (wanted_log_bytes, log_limit): (u64, Arc<LogLimit>),
     ) -> Self {
         let owner = state.lock().unwrap_or_else(PoisonError::into_inner).owner;
         Self {
@@ -83,8 +89,9 @@ impl Shared {
             keeper,
             progress: Progress::default(),
             requests: Mutex::default(),
-            max_log_bytes,
+            wanted_log_bytes,
             log_limit,
+            space: Space::default(),
             events: Mutex::default(),
             failure: Mutex::default(),
         }
@@ -156,16 +163,35 @@ pub(super) struct LogSegments {
     pub(super) keeper: Arc<Signal>,
 }
 
+/// See [`LogLimit::segments`].
+const BEYOND_LIMIT: usize = 2;
+
 /// How long the log may become.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct LogLimit {
-    segments: usize,
+    bytes: AtomicU64,
+    segments: AtomicUsize,
     is_reached: AtomicBool,
 }
 
 impl LogLimit {
-    pub(super) fn new(segments: usize) -> Self {
-        Self { segments, is_reached: AtomicBool::new(false) }
+    /// It may have so many bytes. The segments that this takes.
+    pub(super) fn set(&self, bytes: u64, geometry: Geometry) -> u32 {
+        let segments = u32::try_from(bytes / u64::from(geometry.segment)).unwrap_or(u32::MAX).max(4);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.segments.store(segments as usize, Ordering::Relaxed);
+        u32::try_from(self.segments()).unwrap_or(u32::MAX)
+    }
+
+    /// Segments that it has at most, with those for what is in buffers when it is as long as it may
+    /// be.
+    pub(super) fn segments(&self) -> usize {
+        self.segments.load(Ordering::Relaxed) + BEYOND_LIMIT
+    }
+
+    /// The bytes that it may have.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether writers wait until a checkpoint has let some of the log go.
@@ -175,7 +201,7 @@ impl LogLimit {
 
     /// The log has so many segments.
     pub(super) fn has(&self, segments: usize) {
-        self.is_reached.store(segments >= self.segments, Ordering::Relaxed);
+        self.is_reached.store(segments >= self.segments.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

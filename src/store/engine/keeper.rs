@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::clean::Cleaned;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
@@ -42,7 +43,7 @@ const GROUP_ROOM: FlushRoom = FlushRoom { bytes: 8 << 20, entries: 16 << 10 };
 const EVICTED_AT_ONCE: u64 = 128 << 10;
 
 /// What is durable of the pages in memory, for the flusher.
-struct DurablePages<'s> {
+pub(super) struct DurablePages<'s> {
     homes: &'s Homes,
     log: &'s CoreLog,
 }
@@ -83,8 +84,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 (requests.wanted > requests.done, requests.wanted, requests.is_closing)
             };
             let is_overlaid = self.drain_overlay(&mut hand).await?;
+            if !is_overlaid {
+                self.answer_for_room().await?;
+            }
             if is_asked && !is_overlaid {
                 while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {}
+                self.make_room(0).await?;
                 self.take_checkpoint(is_closing).await?;
                 self.shared.requests().done = wanted;
                 self.shared.progress.tell();
@@ -102,13 +107,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 let due = usize::try_from(due).unwrap_or(usize::MAX);
                 if let Flushed::Bytes(bytes) = self.flush(due.min(BUNDLE_BYTES), reason).await? {
                     pace.flushed(bytes as u64);
+                    self.settle_space();
                     self.shared.progress.tell();
+                    self.clean(bytes as u64).await?;
                     if !is_full {
                         continue;
                     }
                 }
             }
-            if is_full && !is_overlaid && self.can_start_later().await {
+            if is_full && !is_overlaid && self.can_start_later().await && self.make_room(0).await? {
                 self.take_checkpoint(false).await?;
                 self.shared.progress.tell();
                 continue;
@@ -117,6 +124,51 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
             }
         }
+    }
+
+    /// Gives room to writes that asked for it.
+    async fn answer_for_room(&self) -> Result<()> {
+        let wanted = {
+            let requests = self.shared.requests();
+            if requests.room_wanted == requests.room_done {
+                return Ok(());
+            }
+            requests.room_wanted
+        };
+        self.give_room().await?;
+        self.settle_space();
+        self.shared.requests().room_done = wanted;
+        self.shared.progress.tell();
+        Ok(())
+    }
+
+    /// Writes all pages that are dirty.
+    pub(super) async fn flush_all(&self) -> Result<()> {
+        while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Age).await? {}
+        Ok(())
+    }
+
+    /// So many bytes were flushed: cleans what that owes.
+    async fn clean(&self, flushed: u64) -> Result<()> {
+        /// A turn of the loop has no more steps than this; what is owed waits for the next.
+        const MOST_STEPS: u32 = 16;
+        let now = self.age_now();
+        {
+            let mut state = self.shared.state();
+            let PageState { cleaner, segments, .. } = &mut *state;
+            cleaner.flushed(flushed, now, segments);
+        }
+        for _ in 0..MOST_STEPS {
+            if !self.shared.state().cleaner.owes() {
+                break;
+            }
+            match self.clean_step(false).await? {
+                Cleaned::Moved(_) => {}
+                Cleaned::Wanted => _ = self.flush(BUNDLE_BYTES, Reason::Pressure).await?,
+                Cleaned::Nothing => break,
+            }
+        }
+        Ok(())
     }
 
     /// What the pace depends on.
@@ -132,7 +184,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let dirty = state.flusher.dirty_count() as u64 * PAGE_BYTES;
         Load {
             log_used: used as u64 * segment,
-            log_limit: self.shared.max_log_bytes,
+            log_limit: self.shared.log_limit.bytes(),
             logged: PAGE_BYTES,
             dirty,
             dirty_budget: self.shared.memory.account().limit_bytes() / 2,
@@ -164,12 +216,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         state.flusher.log_start(next, &pages, &mut take).min(overlaid)
     }
 
-    fn durable_pages(&self) -> DurablePages<'_> {
+    pub(super) fn durable_pages(&self) -> DurablePages<'_> {
         DurablePages { homes: self.shared.nodes.homes(), log: self.log.log() }
     }
 
     /// Writes one bundle, and installs it when it is durable.
     async fn flush(&self, budget: usize, reason: Reason) -> Result<Flushed> {
+        if !self.make_room(2).await? {
+            return Ok(Flushed::Waits);
+        }
         let room = self.bundle_room()?;
         let mut next = self.plan(room, budget, reason);
         if matches!(next, Next::TooLarge(_)) {
@@ -186,7 +241,26 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         };
         let bytes = plan.pages.iter().map(|page| page.stored_bytes).sum();
+        let needed = self.segments_for(bytes);
+        if needed > 2 && self.free_segments().0 < needed {
+            // A group: it is put together again when there is room for it.
+            self.shared.state().flusher.failed(plan.bundle);
+            return Ok(if self.make_room(needed).await? { Flushed::Bytes(0) } else { Flushed::Waits });
+        }
         let (bundle, newest, group) = (plan.bundle, plan.newest, self.build(plan)?);
+        let trailers = self.write_group(group, newest).await?;
+        self.install_group(&trailers, bundle);
+        Ok(Flushed::Bytes(bytes))
+    }
+
+    /// Segments that pages of so many bytes take in addition to the one that is open.
+    fn segments_for(&self, bytes: usize) -> u32 {
+        let segment = self.shared.owner.geometry.segment as usize;
+        u32::try_from(bytes / (segment / 8 * 7)).unwrap_or(u32::MAX).saturating_add(2)
+    }
+
+    /// Makes bundles durable together, for the log from `newest` on. What their trailers say.
+    pub(super) async fn write_group(&self, group: Vec<Written>, newest: u64) -> Result<Vec<Trailer>> {
         let mut sealed = Vec::with_capacity(group.len());
         for Written { sealed: bundle, offset, buf } in group {
             self.namespace.write(offset, buf).await?;
@@ -212,8 +286,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if trailers.len() > 1 {
             count(Count::Groups);
         }
-        self.install_group(&trailers, bundle);
-        Ok(Flushed::Bytes(bytes))
+        Ok(trailers)
     }
 
     fn bundle_room(&self) -> Result<FlushRoom> {
@@ -280,7 +353,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// The bundles of a group are durable.
-    fn install_group(&self, trailers: &[Trailer], bundle: BundleId) {
+    pub(super) fn install_group(&self, trailers: &[Trailer], bundle: BundleId) {
         let nodes = &self.shared.nodes;
         let mut state = self.shared.state();
         let PageState { segments, freeze, flusher, .. } = &mut *state;
@@ -289,7 +362,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         for entry in trailers.iter().flat_map(|trailer| &trailer.entries) {
             segments.born(entry.place);
             let image = Home { address: entry.place, second: entry.second };
-            match nodes.homes().install(nodes.map(), entry.page.id(), image, freeze) {
+            let (map, id) = (nodes.map(), entry.page.id());
+            let installed = match entry.moved_from() {
+                None => nodes.homes().install(map, id, image, freeze),
+                Some(from) => nodes.homes().install_moved(map, id, from, image, freeze),
+            };
+            match installed {
                 Installed::Newest { left } => segments.died(left, now),
                 Installed::Unwanted => segments.died(entry.place, now),
             }
@@ -301,6 +379,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             segments.died(pin.release_durable(freed, freeze), now);
         }
         trailers.iter().for_each(|trailer| segments.settled(trailer.segment));
+        self.shared.space.set_used(segments.taken_bytes());
     }
 
     /// Evicts some pages that are clean, and says which of those that it came by are `dirty`. False

@@ -118,7 +118,12 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
     let info = namespace.info();
     let grows = info.max_size_bytes > namespace.size_bytes();
     if grows && namespace.size_bytes() < FRESH_BYTES {
-        namespace.grow(FRESH_BYTES.min(info.max_size_bytes)).await?;
+        let (old, new) = (namespace.size_bytes(), FRESH_BYTES.min(info.max_size_bytes));
+        namespace.grow(new).await?;
+        if info.trim {
+            // To grow may take blocks of the disk for all of it; most of it is used late or never.
+            namespace.trim(old, new - old).await?;
+        }
     }
     let geometry = Geometry::of_namespace(namespace.size_bytes(), info.block_size_bytes, grows);
     let geometry = geometry.ok_or_else(|| {
@@ -190,7 +195,7 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
     })
 }
 
-/// What a file that grows starts with. It is sparse.
+/// What a file that grows starts with. Only what was written of it takes blocks of the disk.
 const FRESH_BYTES: u64 = 64 << 20;
 
 /// Loads the store that `superblock` describes.
@@ -325,17 +330,15 @@ async fn attach_first<E: Env, N: Namespace>(
     let wal = Wal::new(format, epoch, end.position, chain, (MAX_CORES, buffer), Defects::now().wal);
     let state = Arc::new(Mutex::new(state));
     let keeper = Arc::new(Signal::default());
-    let max_log_bytes =
-        options.log_bytes.max(8 * u64::from(owner.geometry.segment)).min(owner.geometry.size_bytes() / 4);
-    let most =
-        usize::try_from(max_log_bytes / u64::from(owner.geometry.segment)).unwrap_or(usize::MAX).max(4);
-    let limit = Arc::new(LogLimit::new(most));
+    let limit = Arc::<LogLimit>::default();
     let supply =
         LogSegments { state: Arc::clone(&state), limit: Arc::clone(&limit), keeper: Arc::clone(&keeper) };
     let log = LogDriver::new(wal, format, MAX_CORES, Box::new(supply));
     let name = namespace.info().name.clone();
-    let shared = Shared::new(name, (memory, nodes), (log, state), keeper, (max_log_bytes, limit));
+    let shared = Shared::new(name, (memory, nodes), (log, state), keeper, (options.log_bytes, limit));
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
+    store.set_limits(owner.geometry);
+    store.shared.space.set_used(store.shared.state().segments.taken_bytes());
     store.open_trees(records).await?;
     Ok(store)
 }

@@ -4,6 +4,7 @@
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::keeper::Who;
+use super::space::added_bytes;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Numbers, Refusal, TreeRoot};
@@ -114,12 +115,25 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ) -> Result<u64> {
         let operation = operation(tree, key, change, Effect::Unknown);
         let len = operation.encoded_len();
+        let adds = added_bytes(key, change);
+        let (mut is_admitted, mut asked) = (false, 0);
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log.room(1, len).await?;
-            // Nothing awaits from here to the record. The key may have come into the overlay's
-            // hands again only by this core's own operations, and there were none.
+            if !is_admitted && !self.shared.space.admit(adds) {
+                drop(room);
+                if self.adds_nothing(tree, key, change).await? {
+                    self.shared.space.shrinks();
+                    is_admitted = true;
+                } else {
+                    self.ask_for_room(&mut asked).await?;
+                }
+                continue;
+            }
+            is_admitted = true;
+            // Nothing awaits from here to the record. The key may have come into the overlay's hands
+            // again only by this core's own operations, and there were none.
             let written = {
                 let pin = self.core.pin_with(room_of(change));
                 pin.write(tree, key, change, &mut Logged { room: &mut room })
@@ -157,6 +171,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 return Ok(());
             }
             count(Count::LogWaits);
+            if self.shared.space.is_stuck() {
+                return Err(self.no_room("write to store"));
+            }
             self.shared.keeper.set();
             self.shared.progress.since(moment).await;
         }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod scan;
+mod space;
 mod transaction;
 mod trees;
 mod update;
