@@ -159,6 +159,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         count(Count::Checkpoints);
         self.log.shared().segments_came();
+        // Whoever takes it: writers may wait for the log to become shorter.
+        self.shared.progress.tell();
         self.trim().await
     }
 

@@ -9,7 +9,8 @@
 //! |---|---|---|
 //! | cold, or in memory and clean | moved | moved |
 //! | in memory and changed | [wanted](super::flush::Flusher::want): it is written anew | moved |
-//! | removed, or in a bundle under way | left | left |
+//! | removed, and its id is not free yet | moved | moved |
+//! | in a bundle under way | left | left |
 //!
 //! Moved pages go as they are into one bundle of the cold stream, which becomes durable as any
 //! other, and counts for a page only where the page still has the image that was moved. A page of
@@ -31,6 +32,7 @@ use std::collections::BTreeSet;
 
 use super::checkpoint::map_segments;
 use super::core_store::CoreStore;
+use super::counts::{Count, count};
 use super::flush::{Look, Pages};
 use super::space::reserve;
 use super::state::PageState;
@@ -51,6 +53,8 @@ use crate::store::word::{ColdAddress, GRANULE_BYTES, PageId};
 const READ_BYTES: u64 = 256 << 10;
 /// Segments that are free before a bundle is begun, beside those that it and a checkpoint take.
 const FREE_SEGMENTS: u32 = 3;
+/// What a step counts at least that moves nothing.
+const LEAST_STEP_BYTES: u64 = 4096;
 /// A checkpoint is worth its price when it frees so many segments.
 const WORTH_A_CHECKPOINT: usize = 4;
 
@@ -203,27 +207,33 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 self.shared.space.set_stuck(false);
                 return Ok(true);
             }
-            if waiting >= WORTH_A_CHECKPOINT || (waiting > 0 && free <= map + 1) {
-                self.take_checkpoint(false).await?;
-                left = left.saturating_sub(STEP_BYTES);
-                continue;
-            }
-            let moved = match self.clean_step(true).await? {
-                Cleaned::Moved(bytes) => Some(bytes.max(4096)),
-                Cleaned::Wanted => Some(4096),
-                Cleaned::Nothing => None,
+            let is_due = waiting >= WORTH_A_CHECKPOINT || (waiting > 0 && free <= map + 1);
+            let cleaned = if is_due { Cleaned::Nothing } else { self.clean_step(true).await? };
+            let step = match cleaned {
+                Cleaned::Moved(bytes) => bytes.max(LEAST_STEP_BYTES),
+                Cleaned::Wanted => LEAST_STEP_BYTES,
+                Cleaned::Nothing if waiting > 0 && self.has_room_for_checkpoint() => {
+                    self.take_checkpoint(false).await?;
+                    STEP_BYTES
+                }
+                Cleaned::Nothing => left,
             };
-            left = left.saturating_sub(moved.unwrap_or(0));
-            if moved.is_none() && waiting > 0 {
-                self.take_checkpoint(false).await?;
-                left = left.saturating_sub(STEP_BYTES);
-            } else if moved.is_none() || left == 0 {
+            left = left.saturating_sub(step);
+            if left == 0 {
                 let has_room = free >= map + needed;
                 tracing::warn!("store {}: {free} segments are free, {needed} needed", self.shared.name);
                 self.shared.space.set_stuck(!has_room);
+                // Writers that wait for the log are refused then.
+                self.shared.progress.tell();
                 return Ok(has_room);
             }
         }
+    }
+
+    /// Whether a checkpoint finds its segments. The log may have to wait for some until it is taken.
+    fn has_room_for_checkpoint(&self) -> bool {
+        let (_, map) = self.free_segments();
+        self.shared.state().segments.free_count() >= map as usize
     }
 
     /// Free segments but for those that the log may still take, and how many a checkpoint takes.
@@ -265,7 +275,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let walked = walk(&bytes[first..], victim.next, victim.name, &self.shared.state().owner);
         self.load_frames_of(&bytes[first..], &walked.pages).await?;
         let (mut moving, mut load, mut wanted) = (Vec::new(), BundleLoad::default(), 0);
-        let mut next = walked.next;
+        let (mut next, mut too_long) = (walked.next, 0);
         for lying in &walked.pages {
             let Some(page) = self.living(&bytes[first..], *lying) else { continue };
             if !moves_all && self.is_changed(page.header.page.id()) {
@@ -275,18 +285,26 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             let stored = to_usize(lying.place.len_bytes());
             if load.pages_bytes + stored > most || load.entries == room.entries {
-                next = Some(lying.granule);
+                (next, too_long) = (Some(lying.granule), stored);
                 break;
             }
             load.pages_bytes += stored;
             load.entries += 1;
             moving.push(page);
         }
+        if moving.is_empty() && too_long > 0 {
+            // Not even the first page fits: the next step has a segment that is empty.
+            let mut state = self.shared.state();
+            let PageState { cleaner, segments, streams, .. } = &mut *state;
+            let is_found = free > map && streams.room_for(segments, Temperature::Cold, too_long).is_ok();
+            cleaner.stepped(victim, next, segments);
+            return Ok(if is_found { Cleaned::Moved(0) } else { Cleaned::Nothing });
+        }
         let moved = self.move_pages(moving, victim).await?;
         let mut state = self.shared.state();
         let PageState { cleaner, segments, .. } = &mut *state;
         cleaner.stepped(victim, next, segments);
-        cleaner.pace.moved(moved.max(4096));
+        cleaner.pace.moved(moved.max(LEAST_STEP_BYTES));
         Ok(if wanted > 0 && next.is_none() { Cleaned::Wanted } else { Cleaned::Moved(moved) })
     }
 
@@ -372,6 +390,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let trailers = self.write_group(vec![written], newest).await?;
         self.install_group(&trailers, bundle);
+        count(Count::Moves);
         Ok(bytes as u64)
     }
 }

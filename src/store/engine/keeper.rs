@@ -38,7 +38,9 @@ const WORTHWHILE_BYTES: u64 = 32 << 10;
 /// What a dirty page is taken to have, in bytes.
 const PAGE_BYTES: u64 = 4096;
 /// What has to be durable together at most: a group of bundles.
-const GROUP_ROOM: FlushRoom = FlushRoom { bytes: 8 << 20, entries: 16 << 10 };
+const GROUP_ROOM: FlushRoom = FlushRoom { bytes: 8 << 20, entries: 16 << 10, tries: usize::MAX };
+/// So many pages that need too much for a bundle are tried before a group is put together.
+const TRIES: usize = 4;
 /// How many bytes a core evicts at once for those that wait.
 const EVICTED_AT_ONCE: u64 = 128 << 10;
 
@@ -88,7 +90,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 self.answer_for_room().await?;
             }
             if is_asked && !is_overlaid {
-                while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {}
+                self.flush_all(Reason::Close).await?;
                 self.make_room(0).await?;
                 self.take_checkpoint(is_closing).await?;
                 self.shared.requests().done = wanted;
@@ -143,8 +145,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Writes all pages that are dirty.
-    pub(super) async fn flush_all(&self) -> Result<()> {
-        while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Age).await? {}
+    pub(super) async fn flush_all(&self, reason: Reason) -> Result<()> {
+        // What is dirty is in memory. Others go on writing, and what is more is for a later time.
+        let mut left = self.shared.memory.account().limit_bytes() * 2;
+        while left > 0
+            && let Flushed::Bytes(bytes) = self.flush(usize::MAX, reason).await?
+        {
+            left = left.saturating_sub((bytes as u64).max(PAGE_BYTES));
+        }
         Ok(())
     }
 
@@ -222,6 +230,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Writes one bundle, and installs it when it is durable.
     async fn flush(&self, budget: usize, reason: Reason) -> Result<Flushed> {
+        self.free_memory().await;
         if !self.make_room(2).await? {
             return Ok(Flushed::Waits);
         }
@@ -229,7 +238,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut next = self.plan(room, budget, reason);
         if matches!(next, Next::TooLarge(_)) {
             // What has to be durable together goes into several bundles that one batch names.
-            next = self.plan(GROUP_ROOM, budget, reason);
+            // With no more than that, however much room there is: it takes segments all at once.
+            next = self.plan(GROUP_ROOM, budget.min(BUNDLE_BYTES), reason);
         }
         let plan = match next {
             Next::Bundle(plan) => plan,
@@ -293,7 +303,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut state = self.shared.state();
         let PageState { streams, segments, .. } = &mut *state;
         let room = streams.room(segments, Temperature::Hot).map_err(|_| self.no_room("flush store"))?;
-        Ok(FlushRoom { bytes: room.bytes, entries: room.entries })
+        Ok(FlushRoom { bytes: room.bytes, entries: room.entries, tries: TRIES })
     }
 
     /// What to put into the next bundles.
@@ -312,7 +322,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         while !pages.is_empty() || !freed.is_empty() {
             let mut state = self.shared.state();
             let PageState { streams, segments, .. } = &mut *state;
-            let room = streams.room(segments, Temperature::Hot).map_err(|_| self.no_room("flush store"))?;
+            let first = pages.first().map_or(0, |page| page.stored_bytes);
+            let room = streams.room_for(segments, Temperature::Hot, first);
+            let room = room.map_err(|_| self.no_room("flush store"))?;
             let mut load = BundleLoad::default();
             for page in pages.iter().take(room.entries) {
                 if load.pages_bytes + page.stored_bytes > room.bytes {
@@ -390,6 +402,26 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         stepped.bytes > 0
     }
 
+    /// Makes room in memory for the nodes of what is about to be written, if there is little: a page
+    /// becomes clean by a node of its own, and without one it would be written again and again.
+    /// Those who wait for memory evict as well, but there may be nobody who waits.
+    async fn free_memory(&self) {
+        /// A round over a large map takes more; what is missing then is found before the next bundle.
+        const MOST_STEPS: u32 = 64;
+        let (memory, nodes) = (&self.shared.memory, &self.shared.nodes);
+        for _ in 0..MOST_STEPS {
+            if memory.pressure_bytes(nodes.retired_bytes()) == 0 {
+                break;
+            }
+            _ = self.evict_now(|_| {});
+            crate::rt::yield_now().await;
+        }
+        if memory.pressure_bytes(0) > 0 {
+            // What was retired is free three steps later.
+            (0..3).for_each(|_| self.core.collect());
+        }
+    }
+
     /// Waits until there may be room for a node: evicts what is clean, and has what is dirty
     /// written. The keeper does the latter itself.
     ///
@@ -413,6 +445,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             Who::Anyone => {
                 self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
+                if self.shared.space.is_stuck() {
+                    return Err(self.no_room("wait for memory"));
+                }
                 self.shared.keeper.set();
                 either(self.shared.progress.since(moment), self.env.sleep(BEAT)).await;
             }

@@ -23,13 +23,14 @@ use super::flush::Flusher;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
 use super::signal::Signal;
+use super::space::added_bytes;
 use super::state::{PageState, point};
 use super::superblocks::{self, Copies, Found};
 use super::trees::made_by_log;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::mem::DmaBuf;
-use crate::store::btree::{Map, Nodes};
+use crate::store::btree::{Change, Map, Nodes};
 use crate::store::cache::hand::Hand;
 use crate::store::cache::memory::reserve_bytes;
 use crate::store::cache::{Account, CacheMemory};
@@ -42,7 +43,9 @@ use crate::store::pages::{
     Damage, Geometry, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments, Superblock,
     TableLoad, Trailer,
 };
-use crate::store::wal::{Batch, BundleEntry, LogEnd, LogFormat, LogPosition, Segments as Chain, Wal};
+use crate::store::wal::{
+    Batch, BundleEntry, LogEnd, LogFormat, LogPosition, Operation, Segments as Chain, Wal,
+};
 use crate::store::word::{ColdAddress, PageRef};
 
 /// How many cores may be attached at a time.
@@ -61,6 +64,8 @@ struct Loaded {
     end: LogEnd,
     /// The newest operations of the log.
     records: overlay::Builder,
+    /// What the log adds to the pages, in bytes, at most.
+    logged_bytes: u64,
 }
 
 /// Opens the store on `namespace`, or makes one, and attaches this core.
@@ -192,7 +197,17 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         state: PageState::new(superblock, Copies::NONE, parts, Flusher::new(1, Defects::now().flush)),
         end: LogEnd { position, named, chain: vec![(first, LOG_START_BATCH)] },
         records: overlay::Builder::new(u64::from_le_bytes(seed), 1),
+        logged_bytes: 0,
     })
+}
+
+/// What an operation of the log adds to the pages.
+fn logged(operation: &Operation<'_>) -> u64 {
+    match operation {
+        Operation::Put { key, value, .. } => added_bytes(key, Change::Put(value)),
+        Operation::PutReference { key, reference, .. } => added_bytes(key, Change::PutReference(reference)),
+        _ => 0,
+    }
 }
 
 /// What a file that grows starts with. Only what was written of it takes blocks of the disk.
@@ -233,6 +248,7 @@ async fn load<E: Env, N: Namespace>(
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
     let mut records = overlay::Builder::new(u64::from_le_bytes(seed), superblock.log.first_write);
+    let mut logged_bytes = 0;
     let mut each = |batch: &Batch<'_>| {
         if batch.header.batch >= superblock.first_batch {
             named.extend(batch.bundles());
@@ -241,6 +257,7 @@ async fn load<E: Env, N: Namespace>(
             for operation in operations.iter() {
                 // Records that are spilled come with a later step: nobody writes them.
                 _ = records.add(number, &operation);
+                logged_bytes += logged(&operation);
             }
         }
     };
@@ -262,7 +279,7 @@ async fn load<E: Env, N: Namespace>(
     namespace.flush().await?;
     let parts = (loading.finish(), Arc::new(map), overlay);
     let flusher = Flusher::new(superblock.log.first_write, Defects::now().flush);
-    Ok(Loaded { state: PageState::new(*superblock, copies, parts, flusher), end, records })
+    Ok(Loaded { state: PageState::new(*superblock, copies, parts, flusher), end, records, logged_bytes })
 }
 
 async fn read_trailer<N: Namespace>(
@@ -311,7 +328,7 @@ async fn attach_first<E: Env, N: Namespace>(
     loaded: Loaded,
     epoch: u64,
 ) -> Result<Rc<CoreStore<E, N>>> {
-    let Loaded { mut state, end, records } = loaded;
+    let Loaded { mut state, end, records, logged_bytes } = loaded;
     state.superblock.epoch = epoch;
     state.note(point(&state.superblock.log));
     state.note(end.position);
@@ -339,6 +356,8 @@ async fn attach_first<E: Env, N: Namespace>(
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
     store.set_limits(owner.geometry);
     store.shared.space.set_used(store.shared.state().segments.taken_bytes());
+    // What is in the log was admitted when it was written, and is in no page as far as is known.
+    store.shared.space.reserve(logged_bytes);
     store.open_trees(records).await?;
     Ok(store)
 }

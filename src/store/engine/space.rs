@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::core_store::CoreStore;
+use super::flush::Reason;
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::{ErrorKind, Outcome, Result};
@@ -70,7 +71,35 @@ pub(super) fn added_bytes(key: &[u8], change: Change<'_>) -> u64 {
     entry + entry / 8
 }
 
+/// The same where it is known how long the value is that the key has.
+pub(super) fn grows_by(key: &[u8], old: Option<usize>, change: Change<'_>) -> u64 {
+    match change {
+        Change::Put(new) if old.is_some_and(|old| old >= new.len()) => 0,
+        _ => added_bytes(key, change),
+    }
+}
+
 impl Space {
+    /// Reserves what was admitted once, and is in the log alone: it does not ask.
+    pub(super) fn reserve(&self, bytes: u64) {
+        self.reserved.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Whether so many bytes would be admitted now.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        let (used, growth, room) = self.taken();
+        used.saturating_add(growth).saturating_add(bytes) <= room
+    }
+
+    /// Reserves what is missing in `reserved` to `bytes`, if it fits.
+    pub(super) fn admit_up_to(&self, reserved: &mut u64, bytes: u64) -> bool {
+        let is_admitted = *reserved >= bytes && bytes > 0 || self.admit(bytes.saturating_sub(*reserved));
+        if is_admitted {
+            *reserved = bytes.max(*reserved);
+        }
+        is_admitted
+    }
+
     /// Reserves `bytes`, if they fit.
     pub(super) fn admit(&self, bytes: u64) -> bool {
         if bytes == 0 {
@@ -93,7 +122,7 @@ impl Space {
     }
 
     /// Whether nothing was written since the account was exact.
-    fn is_exact(&self) -> bool {
+    pub(super) fn is_exact(&self) -> bool {
         self.reserved.load(Ordering::Acquire) == self.settled.load(Ordering::Acquire)
             && self.shrinking.load(Ordering::Relaxed) == self.seen_shrinking.load(Ordering::Relaxed)
     }
@@ -244,7 +273,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             Err(error) => return Err(error),
         }
-        self.flush_all().await
+        self.flush_all(Reason::Age).await
     }
 }
 

@@ -104,6 +104,28 @@ impl Streams {
         Ok(self.room_of(filling).expect("an empty segment has room for the largest page"))
     }
 
+    /// The same, with room for a page of `page_bytes`. A leaf that found no memory to be split may be
+    /// longer than what is called the largest page here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Streams::room`].
+    pub(super) fn room_for(
+        &mut self,
+        segments: &mut Segments,
+        stream: Temperature,
+        page_bytes: usize,
+    ) -> Result<BundleRoom, NoSegment> {
+        let room = self.room(segments, stream)?;
+        if room.bytes >= page_bytes {
+            return Ok(room);
+        }
+        if let Some(short) = self.filling[stream as usize].take() {
+            segments.seal(short.segment.segment);
+        }
+        self.room(segments, stream)
+    }
+
     /// None if the largest page does not fit.
     fn room_of(&self, filling: Filling) -> Option<BundleRoom> {
         let geometry = self.owner.geometry;

@@ -36,6 +36,7 @@ use std::ops::Range;
 use super::core_store::CoreStore;
 use super::keeper::Who;
 use super::operations::{Known, no_references, operation};
+use super::space::grows_by;
 use super::update::{LONGEST_VALUE, effect_of};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -124,6 +125,15 @@ impl Transaction<'_> {
 
     /// What it changes, without the deletions of what is not there.
     fn finish(self) -> Changes {
+        let puts = self.writes.iter().enumerate().filter_map(|(place, write)| match write {
+            Staged::Put(range) => Some((place, &self.staged[range.clone()])),
+            Staged::Nothing | Staged::Delete => None,
+        });
+        let adds = puts
+            .map(|(place, value)| {
+                grows_by(self.keys[place].1, self.found[place].map(<[u8]>::len), Change::Put(value))
+            })
+            .sum();
         let all = self.writes.into_iter().zip(&self.found).enumerate();
         let list = all.filter_map(|(place, (write, found))| match write {
             Staged::Put(range) if found.is_some() => Some((place, Some(range), Effect::None)),
@@ -131,7 +141,7 @@ impl Transaction<'_> {
             Staged::Delete if found.is_some() => Some((place, None, effect_of(true, Change::Delete))),
             Staged::Delete | Staged::Nothing => None,
         });
-        Changes { list: list.collect(), staged: self.staged }
+        Changes { list: list.collect(), staged: self.staged, adds }
     }
 }
 
@@ -140,6 +150,8 @@ impl Transaction<'_> {
 struct Changes {
     list: Vec<(usize, Option<Range<usize>>, Effect)>,
     staged: Vec<u8>,
+    /// What they add to the store at most, in bytes.
+    adds: u64,
 }
 
 impl Changes {
@@ -207,11 +219,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             operation(*tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len()
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
-        let mut run = Some(run);
+        let (mut run, mut has_asked) = (Some(run), false);
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
             let mut room = self.log.room(1, most).await?;
+            // Whether it fits shows only when it has run, and it runs once.
+            if !self.shared.space.fits(most as u64) && !self.shared.space.is_exact() && !has_asked {
+                drop(room);
+                has_asked = true;
+                self.ask_for_room(&mut 0).await?;
+                continue;
+            }
             // Nothing awaits from here to the record.
             let (result, changes) = match self.attempt(keys, &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
@@ -225,6 +244,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 return Ok((result, None));
             }
             changes.check(keys, most)?;
+            if !self.shared.space.admit(changes.adds) {
+                return Err(self.no_room("write to store"));
+            }
             let number = self.apply(keys, &changes, &mut room)?;
             drop(room);
             self.log.commit(number, durability);

@@ -15,6 +15,7 @@
 use super::core_store::CoreStore;
 use super::keeper::Who;
 use super::operations::{Logged, no_references, operation};
+use super::space::grows_by;
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Change, MAX_LEAF_VALUE_BYTES, TreeRoot, Value};
@@ -151,11 +152,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ) -> Result<Option<u64>> {
         let most = operation(tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len();
         let mut last = Decided { decision: Decision::Keep, value: Vec::new(), effect: Effect::Unknown };
+        let (mut reserved, mut asked) = (0, 0);
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log.room(1, most).await?;
-            let mut is_elsewhere = false;
+            let (mut is_elsewhere, mut is_refused) = (false, false);
             let updated = {
                 let pin = self.core.pin_with(memory);
                 let mut numbers = Logged { room: &mut room };
@@ -169,6 +171,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                         }
                         last.decision = decide(found.map(|found| found.value), value);
                         let change = change(last.decision, value)?;
+                        let adds = grows_by(key, found.map(|found| found.value.len()), change);
+                        is_refused = !self.shared.space.admit_up_to(&mut reserved, adds);
+                        if is_refused {
+                            return None;
+                        }
                         last.effect = effect_of(found.is_some(), change);
                         last.value.clear();
                         last.value.extend_from_slice(value);
@@ -179,6 +186,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             };
             match updated {
                 Ok(None) if is_elsewhere => return Err(no_references()),
+                Ok(None) if is_refused => {
+                    drop(room);
+                    self.ask_for_room(&mut asked).await?;
+                }
                 Ok(None) => return Ok(None),
                 Ok(Some(number)) => {
                     let change = last.change().expect("what is kept has no number");

@@ -32,6 +32,9 @@ pub(in crate::store) struct Room {
     pub(in crate::store) bytes: usize,
     /// Entries of the trailer. Four freed ids are as long as one.
     pub(in crate::store) entries: usize,
+    /// After so many seeds that need more than that, each of which was captured with what it needs,
+    /// and none that did not, there is [`Next::TooLarge`]. There may be as many as dirty pages.
+    pub(in crate::store) tries: usize,
 }
 
 /// A bundle to be written.
@@ -88,7 +91,7 @@ impl Flusher {
             return Next::Waits;
         }
         let mut left_out = BTreeSet::new();
-        let mut too_large = None;
+        let (mut too_large, mut tries) = (None, 0);
         let mut most = usize::MAX;
         let mut is_waiting = false;
         for _ in 0..MAX_ROUNDS {
@@ -121,6 +124,10 @@ impl Flusher {
                         left_out.insert(seed);
                         seeds.extend(needed.iter().filter(|page| !left_out.contains(page)));
                         too_large.get_or_insert(needed);
+                        tries += 1;
+                        if tries >= room.tries {
+                            break;
+                        }
                     }
                 }
             }

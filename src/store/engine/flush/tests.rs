@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::store::word::Epoch;
 
-const ROOM: Room = Room { bytes: 100, entries: 100 };
+const ROOM: Room = Room { bytes: 100, entries: 100, tries: usize::MAX };
 
 fn id(page: u64) -> PageId {
     PageId::of_test(page)
@@ -180,7 +180,7 @@ fn pages_that_do_not_fit_together_are_named_and_those_that_others_need_go_first(
     fake.set(60, 0, None, &[]);
     let events = [dirty(11, 20, 5), Event::Split { tree: 1, page: id(20), new }];
     let mut take = looks(&[&events]);
-    let small = Room { bytes: 1, entries: 100 };
+    let small = Room { bytes: 1, entries: 100, tries: usize::MAX };
     match flusher.next_bundle(&fake, &mut take, small, 1, Reason::Age) {
         Next::TooLarge(pages) => assert_eq!(pages, [id(20), id(60)]),
         other => panic!("{other:?}"),
@@ -190,7 +190,7 @@ fn pages_that_do_not_fit_together_are_named_and_those_that_others_need_go_first(
     let posted = Event::Posted { tree: 1, parent: id(11), page: word(20, 1), new };
     let mut take = looks(&[&[posted]]);
     flusher.want(id(11));
-    let small = Room { bytes: 2, entries: 100 };
+    let small = Room { bytes: 2, entries: 100, tries: usize::MAX };
     let (first, pages) = bundle(flusher.next_bundle(&fake, &mut take, small, 2, Reason::Pressure));
     assert_eq!(pages, [20, 60]);
     assert!(matches!(flusher.next_bundle(&fake, &mut take, small, 2, Reason::Pressure), Next::Waits));

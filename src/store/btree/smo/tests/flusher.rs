@@ -288,7 +288,7 @@ impl<'p> Run<'p> {
 
     fn plan(&mut self, reason: Reason, budget: usize, room: usize) -> bool {
         let take = &mut |to: &mut Vec<Event>| to.append(&mut self.world.events.borrow_mut());
-        let room = Room { bytes: room, entries: 1000 };
+        let room = Room { bytes: room, entries: 1000, tries: usize::MAX };
         match self.flusher.next_bundle(&self.world, take, room, budget, reason) {
             Next::Bundle(Plan { bundle, pages, freed, .. }) => {
                 self.bundles += 1;

@@ -134,7 +134,7 @@ struct Keeper {
     removed: usize,
 }
 
-const ROOM: Room = Room { bytes: 256 << 10, entries: 500 };
+const ROOM: Room = Room { bytes: 256 << 10, entries: 500, tries: 4 };
 
 impl Keeper {
     fn new(queues: Vec<Arc<Events>>, defect: Option<FlushDefect>) -> Self {
@@ -148,7 +148,8 @@ impl Keeper {
         let mut next = self.flusher.next_bundle(&pages, take, ROOM, budget, reason);
         if matches!(next, Next::TooLarge(_)) {
             // A tree that grew before it was ever durable: a group of bundles, named in one batch.
-            let group = Room { bytes: 64 * ROOM.bytes, entries: 64 * ROOM.entries };
+            let group =
+                Room { bytes: 64 * ROOM.bytes, entries: 64 * ROOM.entries, tries: usize::MAX };
             next = self.flusher.next_bundle(&pages, take, group, budget, reason);
         }
         let Next::Bundle(plan) = next else { return false };
