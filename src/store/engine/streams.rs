@@ -63,7 +63,8 @@ pub(super) struct NoSegment;
 pub(super) struct Streams {
     owner: Owner,
     filling: [Option<Filling>; Temperature::ALL.len()],
-    /// The largest page, its header included, in granules.
+    /// The largest page that is usual, its header included, in granules: a segment is full that has
+    /// no room for it. [`Streams::room_for`] has room for any.
     largest_page: u32,
 }
 
@@ -105,7 +106,7 @@ impl Streams {
     }
 
     /// The same, with room for a page of `page_bytes`. A leaf that found no memory to be split may be
-    /// longer than what is called the largest page here.
+    /// longer than what is usual: up to 20 KiB, and what its area has.
     ///
     /// # Errors
     ///

@@ -93,6 +93,12 @@ impl Shape {
     }
 }
 
+/// Opens the store with less memory than its pages have.
+async fn open_small(disk: &Disk) -> Store {
+    let options = options().cache_bytes(1 << 20);
+    open(RtEnv, disk.attach_again(), &options).await.expect("a store, or room for one")
+}
+
 fn assert_is_full(error: &crate::error::Error) {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::NoSpace, Outcome::NotStarted), "{error}");
 }
@@ -117,7 +123,7 @@ fn session(disk: &Disk, end: End, shape: &Shape, kept: &mut Kept, act: impl Asyn
     let world = World::new(7);
     let core = world.core("core");
     core.block_on(async {
-        let store = reopen(disk).await;
+        let store = open_small(disk).await;
         shape.check(&store, kept).await;
         act(&store, kept).await;
         assert_is_well(&store);
@@ -355,7 +361,7 @@ fn crashes(seeds: u64, least_moves: u64) {
         let before = moves();
         let (own_disk, own_log, own_kept) = (disk.attach_again(), Rc::clone(&log), kept.clone());
         drop(core.spawn(async move {
-            let (store, mut random) = (reopen(&own_disk).await, StdRng::seed_from_u64(seed));
+            let (store, mut random) = (open_small(&own_disk).await, StdRng::seed_from_u64(seed));
             let mut keys: Vec<_> = own_kept.into_iter().collect();
             loop {
                 keys.shuffle(&mut random);
@@ -375,7 +381,7 @@ fn crashes(seeds: u64, least_moves: u64) {
         crashed_in_a_move += u64::from(moves() > before);
         let world = World::new(seed);
         world.core("core").block_on(async {
-            let store = reopen(&disk).await;
+            let store = open_small(&disk).await;
             let next = store.log.log().next_number();
             for &(_, key, version) in log.borrow().iter().filter(|(number, ..)| *number < next) {
                 kept.get_mut(&key).expect("it was put").0 = version;
