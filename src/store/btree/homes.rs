@@ -81,7 +81,6 @@
 //!
 //! The models are in `loom_tests` (two or three threads, every order) and `shuttle_tests` (two
 //! loaders, two evicters, two writers and the keeper).
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod freeze;
 #[cfg(all(test, loom))]

@@ -1,9 +1,9 @@
 //! Cleaning: what lives in a segment with much garbage is moved, and the segment becomes free
 //! (design, section 4.5).
 //!
-//! One victim at a time, chosen and paced by [`pages::clean`](crate::store::pages). A *step* reads a
-//! part of it, and finds the pages that lie there ([`walk`]). A page lives if the mapping says that
-//! its newest durable image is this one. Then
+//! One victim at a time, chosen and paced by [`pages::clean`](crate::store::pages). A *step* reads
+//! a part of it, and finds the pages that lie there ([`walk`]). A page lives if the mapping says
+//! that its newest durable image is this one. Then
 //!
 //! | the page is | in the first pass | in the second, or when segments are short |
 //! |---|---|---|
@@ -23,10 +23,10 @@
 //! | something lives in it after the second pass | left, until a checkpoint was taken |
 //!
 //! **When it is done.** Bytes that are flushed owe bytes that are moved while free segments are
-//! below an eighth ([`CleanPace`]). And before each bundle [`make_room`](CoreStore::make_room) makes
-//! sure that there are segments for it, and for a checkpoint after it: it cleans until some segments
-//! wait for a checkpoint, takes that, and goes on. It ends without success when it moved twice what
-//! the store holds, which admission ([`space`](super::space)) is there to prevent.
+//! below an eighth ([`CleanPace`]). And before each bundle [`make_room`](CoreStore::make_room)
+//! makes sure that there are segments for it, and for a checkpoint after it: it cleans until some
+//! segments wait for a checkpoint, takes that, and goes on. It ends without success when it moved
+//! twice what the store holds, which admission ([`space`](super::space)) is there to prevent.
 
 use std::collections::BTreeSet;
 
@@ -106,7 +106,7 @@ impl Cleaner {
     fn refresh(&mut self, segments: &mut Segments) {
         for number in segments.take_touched() {
             let segment = segments.get(number);
-            // A checkpoint leaves pages of the map by itself; most of a segment is worth to wait for.
+            // A checkpoint leaves pages of the map by itself: to wait for that is worth most of it.
             let is_map =
                 segment.meta > segment.live && segment.meta > segments.geometry().segment_granules() / 2;
             if segment.is_sealed() && !is_map && !self.left.contains(&number) {
@@ -230,7 +230,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
-    /// Whether a checkpoint finds its segments. The log may have to wait for some until it is taken.
+    /// Whether a checkpoint finds its segments. The log may have to wait for some meanwhile.
     fn has_room_for_checkpoint(&self) -> bool {
         let (_, map) = self.free_segments();
         self.shared.state().segments.free_count() >= map as usize

@@ -402,11 +402,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         stepped.bytes > 0
     }
 
-    /// Makes room in memory for the nodes of what is about to be written, if there is little: a page
-    /// becomes clean by a node of its own, and without one it would be written again and again.
-    /// Those who wait for memory evict as well, but there may be nobody who waits.
+    /// Makes room in memory for the nodes of what is about to be written, if there is little: a
+    /// page becomes clean by a node of its own, and without one it would be written again and
+    /// again. Those who wait for memory evict as well, but there may be nobody who waits.
     async fn free_memory(&self) {
-        /// A round over a large map takes more; what is missing then is found before the next bundle.
+        /// A round over a large map takes more: what is missing then is found the next time.
         const MOST_STEPS: u32 = 64;
         let (memory, nodes) = (&self.shared.memory, &self.shared.nodes);
         for _ in 0..MOST_STEPS {

@@ -132,8 +132,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             is_admitted = true;
-            // Nothing awaits from here to the record. The key may have come into the overlay's hands
-            // again only by this core's own operations, and there were none.
+            // Nothing awaits from here to the record. The key may have come into the overlay's
+            // hands again only by this core's own operations, and there were none.
             let written = {
                 let pin = self.core.pin_with(room_of(change));
                 pin.write(tree, key, change, &mut Logged { room: &mut room })

@@ -105,8 +105,8 @@ impl Streams {
         Ok(self.room_of(filling).expect("an empty segment has room for the largest page"))
     }
 
-    /// The same, with room for a page of `page_bytes`. A leaf that found no memory to be split may be
-    /// longer than what is usual: up to 20 KiB, and what its area has.
+    /// The same, with room for a page of `page_bytes`. A leaf that found no memory to be split may
+    /// be longer than what is usual: up to 20 KiB, and what its area has.
     ///
     /// # Errors
     ///

@@ -7,9 +7,9 @@
 //! page nor a trailer of this generation lies: there the last bundle ended, or one that a crash cut
 //! off, which no batch of the log names.
 //!
-//! What it finds is not believed: whether a page lives says the mapping, and whether it is right its
-//! checksum. A header that is damaged hides the pages behind it. Then the segment does not become
-//! empty, and stays as it is; nothing in it is lost.
+//! What it finds is not believed: whether a page lives says the mapping, and whether it is right
+//! its checksum. A header that is damaged hides the pages behind it. Then the segment does not
+//! become empty, and stays as it is; nothing in it is lost.
 
 use super::bundle::Trailer;
 use super::geometry::GRANULE_BYTES;
@@ -49,8 +49,8 @@ enum Begins {
     Nothing,
 }
 
-/// The pages in `bytes`, which were read from granule `first` of a segment on: the start of a bundle
-/// or of a page. They are longer than two pages can be, or go to the end of the segment.
+/// The pages in `bytes`, which were read from granule `first` of a segment on: the start of a
+/// bundle or of a page. They are longer than two pages can be, or go to the end of the segment.
 pub(in crate::store) fn walk(bytes: &[u8], first: u32, name: SegmentName, owner: &Owner) -> Walked {
     let mut pages = Vec::new();
     let mut granule = first;

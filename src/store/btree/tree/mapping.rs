@@ -173,7 +173,7 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
             self.leaf(Shape { newest: newest(leaf.node), ..like }, builder)
         } else {
             if leaf.node.image().len() > most_bytes {
-                // A flush makes one image of the one before and the area, however long that becomes.
+                // A flush makes one image of the one before and the area, however long it becomes.
                 let (entries, range) = LeafContent::of(leaf.node).entries();
                 let entries = &entries[range];
                 let len = LeafBuilder::new(entries.iter().copied(), &[]).size_bytes();

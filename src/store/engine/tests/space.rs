@@ -1,7 +1,8 @@
 //! A store that is full, one that is overwritten again and again, and one whose namespace grows.
 //!
-//! Each test has a form that is quick without optimisation, on a device of a few MiB. The long forms
-//! are for optimised builds: `cargo test --profile lab --lib -- --ignored engine::tests::space`.
+//! Each test has a form that is quick without optimisation, on a device of a few MiB. The long
+//! forms are for optimised builds: `cargo test --profile lab --lib -- --ignored
+//! engine::tests::space`.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -34,18 +35,27 @@ fn value_of(key: u64, version: u64, len: usize) -> Vec<u8> {
 struct Shape {
     key_bytes: usize,
     value_bytes: Range<usize>,
+    /// What the store has for its pages in memory.
+    cache_bytes: usize,
 }
 
 impl Shape {
-    const USUAL: Self = Self { key_bytes: 8, value_bytes: 600..1000 };
+    const USUAL: Self = Self { key_bytes: 8, value_bytes: 600..1000, cache_bytes: 1 << 20 };
+    /// Much is dirty before anything has to be written.
+    const IN_MEMORY: Self = Self { cache_bytes: 8 << 20, ..Self::USUAL };
     /// A leaf of these is as long as a page gets: three entries of five KiB, and what is written to
     /// it while it has no room to be split.
-    const LONG: Self = Self { key_bytes: 4000, value_bytes: 900..1008 };
+    const LONG: Self = Self { key_bytes: 4000, value_bytes: 900..1008, cache_bytes: 1 << 20 };
 
     fn key(&self, key: u64) -> Vec<u8> {
         let mut bytes = key.to_be_bytes().to_vec();
         bytes.resize(self.key_bytes, 0);
         bytes
+    }
+
+    async fn open(&self, disk: &Disk) -> Store {
+        let options = options().cache_bytes(self.cache_bytes);
+        open(RtEnv, disk.attach_again(), &options).await.expect("a store, or room for one")
     }
 
     async fn put(&self, store: &Store, key: u64, version: u64, len: usize) -> Result<u64> {
@@ -93,12 +103,6 @@ impl Shape {
     }
 }
 
-/// Opens the store with less memory than its pages have.
-async fn open_small(disk: &Disk) -> Store {
-    let options = options().cache_bytes(1 << 20);
-    open(RtEnv, disk.attach_again(), &options).await.expect("a store, or room for one")
-}
-
 fn assert_is_full(error: &crate::error::Error) {
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::NoSpace, Outcome::NotStarted), "{error}");
 }
@@ -123,7 +127,7 @@ fn session(disk: &Disk, end: End, shape: &Shape, kept: &mut Kept, act: impl Asyn
     let world = World::new(7);
     let core = world.core("core");
     core.block_on(async {
-        let store = open_small(disk).await;
+        let store = shape.open(disk).await;
         shape.check(&store, kept).await;
         act(&store, kept).await;
         assert_is_well(&store);
@@ -206,6 +210,11 @@ fn a_store_is_filled_overwritten_emptied_and_filled_again() {
 }
 
 #[test]
+fn a_store_with_much_in_memory_is_filled_overwritten_emptied_and_filled_again() {
+    lives(16 << 20, &Shape::IN_MEMORY, 1, 1);
+}
+
+#[test]
 fn a_store_of_the_longest_pages_is_filled_overwritten_emptied_and_filled_again() {
     lives(10 << 20, &Shape::LONG, 2, 1);
 }
@@ -215,6 +224,7 @@ fn a_store_of_the_longest_pages_is_filled_overwritten_emptied_and_filled_again()
 fn a_larger_store_is_filled_overwritten_emptied_and_filled_again() {
     lives(24 << 20, &Shape::USUAL, 4, 10);
     lives(64 << 20, &Shape::USUAL, 2, 10);
+    lives(64 << 20, &Shape::IN_MEMORY, 2, 10);
 }
 
 #[test]
@@ -361,7 +371,7 @@ fn crashes(seeds: u64, least_moves: u64) {
         let before = moves();
         let (own_disk, own_log, own_kept) = (disk.attach_again(), Rc::clone(&log), kept.clone());
         drop(core.spawn(async move {
-            let (store, mut random) = (open_small(&own_disk).await, StdRng::seed_from_u64(seed));
+            let (store, mut random) = (Shape::USUAL.open(&own_disk).await, StdRng::seed_from_u64(seed));
             let mut keys: Vec<_> = own_kept.into_iter().collect();
             loop {
                 keys.shuffle(&mut random);
@@ -381,7 +391,7 @@ fn crashes(seeds: u64, least_moves: u64) {
         crashed_in_a_move += u64::from(moves() > before);
         let world = World::new(seed);
         world.core("core").block_on(async {
-            let store = open_small(&disk).await;
+            let store = shape.open(&disk).await;
             let next = store.log.log().next_number();
             for &(_, key, version) in log.borrow().iter().filter(|(number, ..)| *number < next) {
                 kept.get_mut(&key).expect("it was put").0 = version;
@@ -406,6 +416,30 @@ fn a_crash_while_a_full_store_is_cleaned_loses_nothing() {
 #[ignore = "the long form: minutes without optimisation"]
 fn many_crashes_while_a_full_store_is_cleaned_lose_nothing() {
     crashes(200, 100);
+}
+
+/// What is only in the log when a store is opened was admitted, and counts until it is in pages.
+#[test]
+fn what_the_log_has_is_reserved_after_an_opening() {
+    let (disk, shape, mut kept) = (Disk::new(MemoryOptions::disk(8 << 20), 1), Shape::IN_MEMORY, Kept::new());
+    let taken = |store: &Store| {
+        let (used, growth, _) = store.shared.space.taken();
+        used + growth
+    };
+    session(&disk, End::Killed, &shape, &mut kept, async |store, kept| {
+        let mut last = 0;
+        for key in 0..500 {
+            last = shape.put(store, key, 0, 800).await.expect("there is room");
+            kept.insert(key, (0, 800));
+        }
+        store.wait(last).await.expect("it is durable");
+    });
+    session(&disk, End::Closed, &shape, &mut kept, async |store, _| {
+        assert!(taken(store) >= 500 * 808, "{}", taken(store));
+    });
+    session(&disk, End::Closed, &shape, &mut kept, async |store, _| {
+        assert!((500 * 808..1000 * 808).contains(&taken(store)), "{} once", taken(store));
+    });
 }
 
 /// What a device has, on one of another size.
