@@ -8,7 +8,12 @@
 //! | [`state`] | where all pages lie, and what is on its way there: one lock |
 //! | [`operations`] | reads and writes of one core; what the log had goes into the tree |
 //! | [`loads`], `in_flight` | brings pages and frames of the mapping into memory, each once |
-//! | [`keeper`] | the task that writes pages, takes checkpoints and makes room in memory |
+//! | [`keeper`] | the task that writes pages, takes checkpoints and makes room on the namespace |
+//! | `write_back` | one bundle of pages, or a group of them: from memory to their places |
+//! | `evict` | makes room in memory |
+//! | `clean` | moves what lives out of segments with much garbage |
+//! | `space` | a full store: which writes are admitted |
+//! | `grow` | a namespace that grows |
 //! | `drain` | the task that brings what the log had into the tree |
 //! | `collect` | gets back the memory of cores that are idle |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
@@ -106,6 +111,8 @@
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
 #[cfg(not(any(loom, shuttle)))]
+mod clean;
+#[cfg(not(any(loom, shuttle)))]
 mod collect;
 #[cfg(not(any(loom, shuttle)))]
 mod core_store;
@@ -115,7 +122,11 @@ mod counts;
 mod defect;
 #[cfg(not(any(loom, shuttle)))]
 mod drain;
+#[cfg(not(any(loom, shuttle)))]
+mod evict;
 pub(super) mod flush;
+#[cfg(not(any(loom, shuttle)))]
+mod grow;
 #[cfg(not(any(loom, shuttle)))]
 mod in_flight;
 #[cfg(not(any(loom, shuttle)))]
@@ -135,6 +146,8 @@ mod scan;
 #[cfg(not(any(loom, shuttle)))]
 mod signal;
 #[cfg(not(any(loom, shuttle)))]
+mod space;
+#[cfg(not(any(loom, shuttle)))]
 mod state;
 #[cfg(not(any(loom, shuttle)))]
 mod streams;
@@ -152,3 +165,5 @@ mod update;
 mod values;
 #[cfg(not(any(loom, shuttle)))]
 mod verify;
+#[cfg(not(any(loom, shuttle)))]
+mod write_back;

@@ -21,12 +21,13 @@ use super::streams::{BundleLoad, NoSegment, Written};
 use super::superblocks;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::store::btree::FRAME_PAGES;
 use crate::store::env::Env;
 use crate::store::pages::{
-    GRANULE_BYTES, LogStart, MAP_CONTENT_BYTES, MapChange, MapTree, PageHeader, SegmentName, Superblock,
-    TableWrite, Temperature, map_header, stored_granules,
+    GRANULE_BYTES, Geometry, LogStart, MAP_CONTENT_BYTES, MapChange, MapTree, PageHeader, SegmentName,
+    Superblock, TableWrite, Temperature, map_header, stored_granules,
 };
-use crate::store::word::PageRef;
+use crate::store::word::{PageId, PageRef};
 
 /// How many pages of the map are put together in one step: some 10 µs each.
 const PAGES_PER_STEP: usize = 8;
@@ -58,6 +59,18 @@ struct Begun {
     start: LogStart,
     /// The map includes the bundles that earlier batches name, and no others.
     first_batch: u64,
+    /// Pages of the map, by level and index, that lie in segments that are being cleaned.
+    moved: Vec<(u8, u64)>,
+}
+
+/// Segments that a checkpoint takes at most for the map and the table.
+pub(super) fn map_segments(geometry: Geometry, next_page: u64) -> u32 {
+    let frames = next_page / FRAME_PAGES;
+    let pages = frames + frames / 200 + u64::from(geometry.segments) / 200 + 8;
+    let bytes = pages * stored_bytes(MAP_CONTENT_BYTES) as u64;
+    // Its bundles have padding, and what the segment ends with stays empty.
+    let of_segment = u64::from(geometry.segment) / 8 * 7;
+    u32::try_from(bytes.div_ceil(of_segment)).unwrap_or(u32::MAX)
 }
 
 impl PageState {
@@ -79,6 +92,14 @@ impl PageState {
         Ok((written, places))
     }
 
+    /// Pages of the map in segments that are being cleaned.
+    fn moved_map_pages(&self) -> Vec<(u8, u64)> {
+        if self.segments.cleaned_meta_count() == 0 {
+            return Vec::new();
+        }
+        self.map.pages_in(|place| self.segments.is_cleaned(place))
+    }
+
     /// The superblock of the checkpoint that has begun.
     fn next_superblock(&self, begun: &Begun, change: &MapChange, is_close: bool) -> Superblock {
         let (map, levels) = change.root(&begun.map);
@@ -93,6 +114,7 @@ impl PageState {
             map,
             map_levels: levels.into(),
             table: begun.table.index(),
+            geometry: Geometry { segments: begun.table.segments(), ..self.superblock.geometry },
             ..self.superblock
         }
     }
@@ -107,6 +129,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// was the superblock that was being written.
     pub(super) async fn take_checkpoint(&self, is_close: bool) -> Result<()> {
         self.load_overlaid_frames().await?;
+        self.load_moved_frames().await;
         // What a failed transaction has not done is in the log alone, and no page is dirty for it.
         self.shared.check_failed("checkpoint", Outcome::NotStarted)?;
         let number = self.log_start_number();
@@ -127,17 +150,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.log.shared().flush_of_others(written).await?;
         {
             let mut state = self.shared.state();
-            let PageState { segments, map, freeze, .. } = &mut *state;
+            let PageState { segments, map, freeze, cleaner, .. } = &mut *state;
             segments.superblock_durable(begun.table);
             drop(begun.map);
             let left = Arc::make_mut(map).apply(change);
             left.into_iter().for_each(|place| segments.meta_died(place));
             freeze.durable();
+            cleaner.checkpoint_taken(segments);
             (state.superblock, state.copies, state.parent) = (superblock, copies, superblock.checksum());
             self.shared.log_limit.has(state.segments.log_count());
         }
         count(Count::Checkpoints);
         self.log.shared().segments_came();
+        // Whoever takes it: writers may wait for the log to become shorter.
+        self.shared.progress.tell();
         self.trim().await
     }
 
@@ -152,15 +178,40 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             state.segments.end_log(name.segment);
         }
         let table = state.segments.freeze();
-        let next_page = state.freeze.begin(self.shared.nodes.map(), []);
-        Begun { table, map: Arc::clone(&state.map), next_page, start, first_batch: position.batch }
+        let moved = state.moved_map_pages();
+        let frames = moved.iter().filter(|(level, index)| *level == 0 && self.is_loaded(*index));
+        let frames = frames.map(|(_, index)| frame(*index));
+        let next_page = state.freeze.begin(self.shared.nodes.map(), frames);
+        let first_batch = position.batch;
+        Begun { table, map: Arc::clone(&state.map), next_page, start, first_batch, moved }
+    }
+
+    /// Loads the frames that the checkpoint writes for their place alone. One that cannot be read
+    /// stays where it is.
+    async fn load_moved_frames(&self) {
+        let moved = self.shared.state().moved_map_pages();
+        for (_, index) in moved.into_iter().filter(|(level, _)| *level == 0) {
+            while !self.is_loaded(index) {
+                if let Err(error) = self.load_frame(frame(index)).await {
+                    tracing::warn!("{}: a page of the map is not moved for now: {error}", self.shared.name);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn is_loaded(&self, index: u64) -> bool {
+        let last = PageId::new((index + 1) * FRAME_PAGES - 1).expect("the last page of a frame is one");
+        self.shared.nodes.map().entry(last).loaded().is_some()
     }
 
     /// Steps 2 and 3.
     async fn write_structure(&self, begun: &mut Begun) -> Result<MapChange> {
         let map = Arc::clone(&begun.map);
         let frames: Vec<_> = self.shared.state().freeze.frames().collect();
-        let mut write = map.write(frames.into_iter().map(|frame| (0, u64::from(frame))), begun.next_page);
+        let above = begun.moved.iter().copied().filter(|(level, _)| *level > 0);
+        let frames = frames.into_iter().map(|frame| (0, u64::from(frame))).chain(above);
+        let mut write = map.write(frames, begun.next_page);
         loop {
             let written = {
                 let mut state = self.shared.state();

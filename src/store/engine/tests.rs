@@ -6,6 +6,7 @@ mod full_memory;
 mod keeper;
 mod overlay;
 mod scan;
+mod space;
 mod speed;
 mod transaction;
 mod trees;

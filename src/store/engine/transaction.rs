@@ -45,6 +45,7 @@ use std::ops::Range;
 
 use super::core_store::CoreStore;
 use super::operations::{Known, operation, reference_of};
+use super::space::grows_by;
 use super::update::{LONGEST_VALUE, effect_of};
 use super::values::{INLINE_BYTES, Reference};
 use crate::block::Namespace;
@@ -134,6 +135,15 @@ impl Transaction<'_> {
 
     /// What it changes, without the deletions of what is not there.
     fn finish(self) -> Changes {
+        let puts = self.writes.iter().enumerate().filter_map(|(place, write)| match write {
+            Staged::Put(range) => Some((place, &self.staged[range.clone()])),
+            Staged::Nothing | Staged::Delete => None,
+        });
+        let adds = puts
+            .map(|(place, value)| {
+                grows_by(self.keys[place].1, self.found[place].map(<[u8]>::len), Change::Put(value))
+            })
+            .sum();
         let all = self.writes.into_iter().zip(&self.found).enumerate();
         let list = all.filter_map(|(place, (write, found))| {
             let to = match write {
@@ -144,7 +154,7 @@ impl Transaction<'_> {
             let change = if to == To::Delete { Change::Delete } else { Change::Put(&[]) };
             Some(OneChange { place, effect: effect_of(found.is_some(), change), to })
         });
-        Changes { list: list.collect(), staged: self.staged }
+        Changes { list: list.collect(), staged: self.staged, adds }
     }
 }
 
@@ -170,6 +180,8 @@ struct OneChange {
 struct Changes {
     list: Vec<OneChange>,
     staged: Vec<u8>,
+    /// What they add to the store at most, in bytes, if no value is long.
+    adds: u64,
 }
 
 impl Changes {
@@ -279,7 +291,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             operation(*tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len()
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
-        let (mut long, mut failed) = (long::Values::new(), None);
+        let (mut long, mut failed, mut asked) = (long::Values::new(), None, 0);
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
@@ -313,6 +325,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             if changes.record_bytes(keys) > most {
                 return too_long();
+            }
+            if !self.shared.space.admit(changes.adds) {
+                drop(room);
+                self.ask_for_room(&mut asked).await?;
+                continue;
             }
             let number = self.apply(keys, &changes, &mut room)?;
             drop(room);

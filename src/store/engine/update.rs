@@ -15,6 +15,7 @@
 
 use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
+use super::space::grows_by;
 use super::transaction::{Reads, Transaction};
 use super::values::INLINE_BYTES;
 use crate::block::Namespace;
@@ -174,11 +175,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ) -> Result<Option<u64>> {
         let most = operation(tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len();
         let mut last = Decided { decision: Decision::Keep, value: Vec::new(), effect: Effect::Unknown };
+        let (mut reserved, mut asked) = (0, 0);
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(most).await?;
-            let mut is_long = false;
+            let (mut is_long, mut is_refused) = (false, false);
             let updated = {
                 let pin = self.core.pin_with(memory);
                 let mut numbers = Logged { room: &mut room };
@@ -196,6 +198,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                             return None;
                         }
                         let change = change(last.decision, value)?;
+                        let adds = grows_by(key, found.map(|found| found.value.len()), change);
+                        is_refused = !self.shared.space.admit_up_to(&mut reserved, adds);
+                        if is_refused {
+                            return None;
+                        }
                         last.effect = effect_of(found.is_some(), change);
                         last.value.clear();
                         last.value.extend_from_slice(value);
@@ -208,6 +215,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Ok(None) if is_long => {
                     drop(room);
                     return self.update_long(tree, key, (durability, reads), decide).await;
+                }
+                Ok(None) if is_refused => {
+                    drop(room);
+                    self.ask_for_room(&mut asked).await?;
                 }
                 Ok(None) => return Ok(None),
                 Ok(Some(number)) => {

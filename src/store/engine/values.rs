@@ -69,6 +69,11 @@ const PIECE: u8 = 1;
 const BEING_WRITTEN: u8 = 0;
 const DEAD: u8 = 1;
 
+/// What the account of space has for a marker, in bytes.
+pub(super) const MARKER_ENTRY_BYTES: u64 = 64;
+/// The length of a piece's key.
+pub(super) const PIECE_KEY_BYTES: usize = 13;
+
 /// The encoded form of a reference.
 pub(super) type Reference = [u8; VALUE_REFERENCE_BYTES];
 
@@ -78,8 +83,8 @@ fn marker_key(number: u64) -> [u8; 9] {
     key
 }
 
-fn piece_key(number: u64, piece: u32) -> [u8; 13] {
-    let mut key = [PIECE; 13];
+fn piece_key(number: u64, piece: u32) -> [u8; PIECE_KEY_BYTES] {
+    let mut key = [PIECE; PIECE_KEY_BYTES];
     key[1..9].copy_from_slice(&number.to_be_bytes());
     key[9..].copy_from_slice(&piece.to_be_bytes());
     key
