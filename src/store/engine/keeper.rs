@@ -105,7 +105,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             let load = self.load_now(&mut log_end).await;
             if std::mem::take(&mut has_shrunk) {
-                was_long = load.log_used;
+                // What is left may be carried on before writers stop, however much that is.
+                was_long = load.log_used.min(load.log_limit / 4 * 3);
             }
             let is_grown = self.shared.growth.is_reached();
             let is_crowded = self.shared.flusher().is_crowded();
@@ -166,7 +167,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if let Err(error) = self.load_overlaid_frames().await {
             let mut requests = self.shared.requests();
             requests.refused = (wanted, Some((error.kind(), error.to_string())));
-            requests.is_closing = false;
+            // Who asked for the end meanwhile gets an answer of its own.
+            requests.is_closing &= requests.wanted != wanted;
             drop(requests);
             self.shared.progress.tell();
             return Ok(false);
