@@ -79,7 +79,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             let load = self.load_now(&mut log_end).await;
             if has_shrunk {
-                was_long = load.log_used;
+                // What is left may be carried on before writers stop, however much that is.
+                was_long = load.log_used.min(load.log_limit / 4 * 3);
             }
             let has_flushed = self.flush_what_is_due(&mut pace, &load).await?;
             let is_full = load.log_used * 2 > load.log_limit;
@@ -217,7 +218,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn refuse(&self, wanted: u64, why: &Error) {
         let mut requests = self.shared.requests();
         requests.refused = (wanted, Some((why.kind(), why.to_string())));
-        requests.is_closing = false;
+        // Who asked for the end meanwhile gets an answer of its own.
+        requests.is_closing &= requests.wanted != wanted;
         drop(requests);
         self.shared.progress.tell();
     }

@@ -218,10 +218,14 @@ impl Changes {
         let is_too_long =
             |change: &OneChange| matches!(&change.to, To::Put(range) if range.len() > MAX_VALUE_BYTES);
         if self.list.iter().any(is_too_long) {
-            return refused("a value is longer than a store takes");
+            return too_long_a_value();
         }
         Ok(())
     }
+}
+
+pub(super) fn too_long_a_value<T>() -> Result<T> {
+    refused("the value is longer than a store takes")
 }
 
 fn too_long<T>() -> Result<T> {

@@ -9,21 +9,21 @@
 //! would be no better: the second decision may be another one, and the room too small again. The
 //! room is only counted, not touched, and given back with the record; all that it costs is that the
 //! buffer counts as full some [`INLINE_BYTES`] bytes early. What turns out to be longer becomes a
-//! [transaction](super::transaction) of one key.
+//! [transaction](super::transaction) of one key, which other cores do not respect yet.
 //!
 //! As the key's state before is known, so is what the write does to the number of keys of its tree.
 
 use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
 use super::space::grows_by;
-use super::transaction::{Reads, Transaction};
+use super::transaction::{Reads, Transaction, too_long_a_value};
 use super::values::INLINE_BYTES;
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Change, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
-use crate::store::options::Durability;
+use crate::store::options::{Durability, MAX_VALUE_BYTES};
 use crate::store::wal::Effect;
 
 /// What is to become of a key.
@@ -99,12 +99,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         value: &[u8],
         durability: Durability,
     ) -> Result<u64> {
-        let decide = |_: Option<&[u8]>, new: &mut Vec<u8>| {
-            new.extend_from_slice(value);
-            Decision::Put
+        let number = if value.len() > INLINE_BYTES {
+            if value.len() > MAX_VALUE_BYTES {
+                return too_long_a_value();
+            }
+            let keys = [(tree, key)];
+            let put = |transaction: &mut Transaction<'_>| transaction.put_at(0, value);
+            Box::pin(self.transact_reading(Reads::Presence, &keys, durability, put)).await?.1
+        } else {
+            let decide = |_: Option<&[u8]>, new: &mut Vec<u8>| {
+                new.extend_from_slice(value);
+                Decision::Put
+            };
+            self.update_with(tree, key, (durability, Room::Ordinary, Reads::Presence), decide).await?
         };
-        let number =
-            self.update_with(tree, key, (durability, Room::Ordinary, Reads::Presence), decide).await?;
         Ok(number.expect("what is put is not kept"))
     }
 

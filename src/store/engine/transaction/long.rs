@@ -39,9 +39,10 @@ impl Seen {
         Self(seen.iter().map(|seen| seen.map(|seen| (seen.value.into(), seen.is_reference))).collect())
     }
 
-    /// Whether the key at `place` still has that.
+    /// Whether the key at `place` still has that. Of keys that the closure did not see: yes.
     fn is(&self, place: usize, now: Option<Value<'_>>) -> bool {
-        let seen = self.0[place].as_ref().map(|(bytes, is_reference)| (&bytes[..], *is_reference));
+        let Some(seen) = self.0.get(place) else { return true };
+        let seen = seen.as_ref().map(|(bytes, is_reference)| (&bytes[..], *is_reference));
         seen == now.map(|now| (now.value, now.is_reference))
     }
 
@@ -103,11 +104,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         known: &mut Values,
         failed: &mut Option<Reference>,
     ) -> Result<bool> {
+        // Those that no key refers to any more go.
+        let mut before = std::mem::take(known);
         for (tree, key) in keys {
             // A page that is missing now is missed again later.
             let Ok(Look::Elsewhere(reference)) = self.look(*tree, key, &mut Some(|_: &[u8]| ())) else {
                 continue;
             };
+            if let Some(value) = before.remove(&reference) {
+                known.insert(reference, value);
+            }
             if known.contains_key(&reference) {
                 continue;
             }
@@ -129,7 +135,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         durability: Durability,
     ) -> Result<Option<u64>> {
         let mut held = self.hold(adds(declared, &changes, seen)).await?;
-        let (mut extra, mut added, mut marked) = (Extra::default(), Vec::new(), 0);
+        let (mut extra, mut pieces, mut markers) = (Extra::default(), Vec::new(), Vec::new());
+        let mut marked = 0;
         let mut written: Vec<Unreferenced<'_>> = Vec::new();
         let mut direct = self.log.log().max_record_bytes() / 2;
         for change in &mut changes.list {
@@ -142,12 +149,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     let reference = self.new_reference(value);
                     for (key, piece) in Self::pieces_of(&reference) {
                         let piece = range.start + piece.start..range.start + piece.end;
-                        added.push(extra.push(declared.len(), &key, To::Put(piece)));
+                        pieces.push(extra.push(declared.len(), &key, To::Put(piece)));
                     }
                     reference
                 } else {
                     let value = self.write_value(value, &mut held).await?;
-                    added.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
+                    markers.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
                     written.push(value);
                     written[written.len() - 1].reference
                 };
@@ -157,10 +164,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 let start = changes.staged.len();
                 changes.staged.extend_from_slice(&marker);
                 marked += MARKER_ENTRY_BYTES;
-                added.push(extra.push(declared.len(), &key, To::Put(start..start + marker.len())));
+                markers.push(extra.push(declared.len(), &key, To::Put(start..start + marker.len())));
             }
         }
-        changes.list.append(&mut added);
+        // Whoever sees a key's entry finds the pieces, and whoever sees a marker no entry any more.
+        pieces.append(&mut changes.list);
+        pieces.append(&mut markers);
+        changes.list = pieces;
         let extra = extra.keys.iter().map(|key| (values(), &key[..]));
         let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
         let len = changes.record_bytes(&keys);
@@ -175,7 +185,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             // Nothing awaits from here to the record.
-            match self.is_unchanged(declared, seen) {
+            match self.is_unchanged(&keys, seen) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(miss) => {
@@ -209,14 +219,19 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
+    /// Whether the keys have what was seen of them.
+    ///
+    /// # Errors
+    ///
+    /// The page of one of them is not in memory: it may have been evicted while room was made.
     fn is_unchanged(&self, keys: &[Key<'_>], seen: &Seen) -> std::result::Result<bool, Miss> {
         let pin = self.core.pin();
+        let mut is_unchanged = true;
         for (place, (tree, key)) in keys.iter().enumerate() {
-            if !seen.is(place, pin.get(*tree, key)?) {
-                return Ok(false);
-            }
+            // Those behind the declared ones are not compared, but have to be in memory as well.
+            is_unchanged &= seen.is(place, pin.get(*tree, key)?);
         }
-        Ok(true)
+        Ok(is_unchanged)
     }
 }
 

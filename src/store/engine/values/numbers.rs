@@ -34,26 +34,6 @@ impl LongValues {
     }
 
     /// There is something to reclaim.
-    pub(in crate::store::engine) asked: Arc<Signal>,
-    /// How often that was said, and of which of these times all is reclaimed.
-    wanted: AtomicU64,
-    reclaimed: AtomicU64,
-}
-
-impl LongValues {
-    /// The store is open, in this epoch.
-    pub(in crate::store::engine) fn start(&self, epoch: u64) {
-        let first = epoch << EPOCH | 1;
-        self.next.store(first, Ordering::Relaxed);
-        self.first.set(first).expect("a store is opened once");
-    /// Numbers up to `last` are taken.
-    pub(super) fn start(&self, last: u64) {
-        self.next.store(last + 1, Ordering::Relaxed);
-        self.first.set(last + 1).expect("a store is opened once");
-        self.ask();
-    }
-
-    /// There is something to reclaim.
     pub(in crate::store::engine) fn ask(&self) {
         self.wanted.fetch_add(1, Ordering::AcqRel);
         self.asked.set();

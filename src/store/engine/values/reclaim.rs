@@ -1,5 +1,6 @@
 //! Reclaiming long values that nobody refers to: a task of one core deletes their pieces.
 
+use std::collections::HashSet;
 use std::ops::Bound;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -65,17 +66,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     async fn reclaim_values(self: &Rc<Self>) -> Result<()> {
-        let given_up = self.shared.values.abandoned().clone();
+        let given_up: HashSet<u64> = self.shared.values.abandoned().iter().copied().collect();
+        let mut left = Vec::new();
         let markers = (Bound::Included(vec![MARKER]), Bound::Excluded(vec![PIECE]));
         let mut scan = Scan::new(self, values(), markers, Direction::Forwards);
         while let Some((key, value)) = scan.next_ref().await? {
             if let Some(marker) = Marker::decode(key, value)
                 && (self.is_unreferenced(marker) || given_up.contains(&marker.number))
             {
-                self.reclaim(marker).await?;
+                if let Err(error) = self.reclaim(marker).await {
+                    // A page that cannot be read keeps its values, and no others.
+                    self.shared.check_writable("reclaim values")?;
+                    tracing::warn!(%error, "value {} cannot be reclaimed now", marker.number);
+                    left.push(marker.number);
+                }
             }
         }
-        self.shared.values.abandoned().retain(|number| !given_up.contains(number));
+        self.shared.values.abandoned().retain(|number| !given_up.contains(number) || left.contains(number));
         Ok(())
     }
 
