@@ -3,8 +3,8 @@
 //!
 //! | step | what | if the power fails after it |
 //! |---|---|---|
-//! | 1 | no bundle is under way: the moment of the checkpoint; table and map are frozen | the checkpoint before counts |
-//! | 2 | frames of the map that changed, the pages above them, the segment table: written | the same |
+//! | 1 | keys are counted as of a number up to which the log is durable (`lengths`); no bundle is under way: the moment of the checkpoint; table and map are frozen | the checkpoint before counts |
+//! | 2 | the page with the numbers of keys, frames of the map that changed, the pages above them, the segment table: written | the same |
 //! | 3 | a flush | the same |
 //! | 4 | the superblock, copies two by two | either counts |
 //! | 5 | what only the checkpoint before referred to is free | this one counts |
@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
+use super::defect::{Defects, EngineDefect};
+use super::lengths::Cut;
 use super::state::{PageState, log_start};
 use super::streams::{BundleLoad, NoSegment, Written};
 use super::superblocks;
@@ -24,7 +26,7 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::env::Env;
 use crate::store::pages::{
     GRANULE_BYTES, LogStart, MAP_CONTENT_BYTES, MapChange, MapTree, PageHeader, SegmentName, Superblock,
-    TableWrite, Temperature, map_header, stored_granules,
+    TableWrite, Temperature, encode_lengths, lengths_header, map_header, stored_granules,
 };
 use crate::store::word::PageRef;
 
@@ -58,6 +60,8 @@ struct Begun {
     start: LogStart,
     /// The map includes the bundles that earlier batches name, and no others.
     first_batch: u64,
+    /// The page with the numbers of keys.
+    lengths: Option<PageRef>,
 }
 
 impl PageState {
@@ -80,7 +84,13 @@ impl PageState {
     }
 
     /// The superblock of the checkpoint that has begun.
-    fn next_superblock(&self, begun: &Begun, change: &MapChange, is_close: bool) -> Superblock {
+    fn next_superblock(
+        &self,
+        begun: &Begun,
+        change: &MapChange,
+        lengths_at: u64,
+        is_close: bool,
+    ) -> Superblock {
         let (map, levels) = change.root(&begun.map);
         Superblock {
             clean: is_close,
@@ -93,6 +103,8 @@ impl PageState {
             map,
             map_levels: levels.into(),
             table: begun.table.index(),
+            lengths: begun.lengths,
+            lengths_at,
             ..self.superblock
         }
     }
@@ -107,11 +119,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// was the superblock that was being written.
     pub(super) async fn take_checkpoint(&self, is_close: bool) -> Result<()> {
         self.load_overlaid_frames().await?;
+        let cut = self.cut_lengths().await?;
         // What a failed transaction has not done is in the log alone, and no page is dirty for it.
         self.shared.check_failed("checkpoint", Outcome::NotStarted)?;
-        let number = self.log_start_number();
+        let mut number = self.log_start_number();
+        if !Defects::now().has(EngineDefect::LogStartPassesCut) {
+            number = number.min(cut.number);
+        }
         let mut begun = self.log.shared().with_leader(|leader| self.begin(leader, number)).await;
-        let change = match self.write_structure(&mut begun).await {
+        let change = match self.write_structure(&mut begun, &cut).await {
             Ok(change) => change,
             Err(error) => {
                 self.shared.state().freeze.give_up(self.shared.nodes.map());
@@ -120,18 +136,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let (superblock, mut copies) = {
             let state = self.shared.state();
-            let superblock = state.next_superblock(&begun, &change, is_close);
+            let superblock = state.next_superblock(&begun, &change, cut.number, is_close);
             (superblock, state.copies)
         };
         let written = superblocks::write(&self.namespace, &superblock, &mut copies);
         self.log.shared().flush_of_others(written).await?;
         {
             let mut state = self.shared.state();
+            let before = state.superblock.lengths;
             let PageState { segments, map, freeze, .. } = &mut *state;
             segments.superblock_durable(begun.table);
             drop(begun.map);
             let left = Arc::make_mut(map).apply(change);
             left.into_iter().for_each(|place| segments.meta_died(place));
+            if let Some(left) = before.filter(|_| before != begun.lengths) {
+                segments.meta_died(left.place);
+            }
+            self.shared.lengths.stored(cut);
             freeze.durable();
             (state.superblock, state.copies, state.parent) = (superblock, copies, superblock.checksum());
             self.shared.log_limit.has(state.segments.log_count());
@@ -153,11 +174,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         let table = state.segments.freeze();
         let next_page = state.freeze.begin(self.shared.nodes.map(), []);
-        Begun { table, map: Arc::clone(&state.map), next_page, start, first_batch: position.batch }
+        let lengths = state.superblock.lengths;
+        let map = Arc::clone(&state.map);
+        Begun { table, map, next_page, start, first_batch: position.batch, lengths }
     }
 
     /// Steps 2 and 3.
-    async fn write_structure(&self, begun: &mut Begun) -> Result<MapChange> {
+    async fn write_structure(&self, begun: &mut Begun, cut: &Cut) -> Result<MapChange> {
+        if !self.shared.lengths.are_stored(cut) {
+            begun.lengths = self.write_lengths(cut).await?;
+        }
         let map = Arc::clone(&begun.map);
         let frames: Vec<_> = self.shared.state().freeze.frames().collect();
         let mut write = map.write(frames.into_iter().map(|frame| (0, u64::from(frame))), begun.next_page);
@@ -209,6 +235,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         self.flush_namespace().await?;
         Ok(change)
+    }
+
+    /// The page with the numbers of keys, if there are any.
+    async fn write_lengths(&self, cut: &Cut) -> Result<Option<PageRef>> {
+        if cut.lengths.is_empty() {
+            return Ok(None);
+        }
+        let mut gathered = Gathered::default();
+        gathered.push(lengths_header(), encode_lengths(&cut.lengths));
+        let (written, places) = {
+            let mut state = self.shared.state();
+            let built = state.build_structure(&gathered).map_err(|NoSegment| self.no_room("checkpoint"))?;
+            built.1.iter().for_each(|page| state.segments.meta_born(page.place));
+            built
+        };
+        self.namespace.write(written.offset, written.buf).await?;
+        Ok(places.first().copied())
     }
 
     /// Gives back what the last checkpoint has freed.
