@@ -177,6 +177,14 @@ impl State {
     /// A new cut, at the number that `next` says is the next one.
     fn move_cut(&mut self, next: impl FnOnce() -> u64) {
         let Self { cores, below, cut, is_pending, .. } = self;
+        // Of a core that is gone all numbers are below the new cut, and there will be no others.
+        cores.retain_mut(|core| {
+            let Some(changes) = Arc::get_mut(core) else { return true };
+            let changes = changes.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let all = changes.below.drain().chain(changes.above.drain());
+            all.for_each(|(root, difference)| add(below, root, difference));
+            false
+        });
         let mut locked: Vec<_> = cores.iter().map(|core| lock(core)).collect();
         *cut = next();
         for changes in &mut locked {
@@ -185,16 +193,7 @@ impl State {
             changes.below.drain().for_each(|(root, difference)| add(below, root, difference));
             std::mem::swap(&mut changes.below, &mut changes.above);
         }
-        drop(locked);
         *is_pending = true;
-        // What a core that is gone has left.
-        cores.retain(|core| {
-            let is_left = Arc::strong_count(core) > 1;
-            if !is_left {
-                lock(core).below.drain().for_each(|(root, difference)| add(below, root, difference));
-            }
-            is_left
-        });
     }
 }
 

@@ -198,7 +198,7 @@ fn crashes(cores: usize, disk_options: &MemoryOptions, longest: Duration, seeds:
                     } else {
                         CoreStore::attach(&store.shared, RtEnv, on).expect("two are not many")
                     };
-                    writer(&store, &history, seed).await;
+                    writer(&store, &history, longest / 30, seed).await;
                 }));
             }
             let (asked, seed) = (Rc::clone(&store), random.random());
@@ -219,7 +219,7 @@ fn crashes(cores: usize, disk_options: &MemoryOptions, longest: Duration, seeds:
     moved
 }
 
-async fn writer(store: &Store, history: &RefCell<History>, seed: u64) {
+async fn writer(store: &Store, history: &RefCell<History>, rest: Duration, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let roots = roots(store).await;
     loop {
@@ -233,7 +233,7 @@ async fn writer(store: &Store, history: &RefCell<History>, seed: u64) {
             history.borrow_mut().insert(number, (tree, key, is_put));
         }
         if random.random_ratio(1, 8) {
-            crate::rt::sleep(Duration::from_micros(random.random_range(0..2000))).await;
+            crate::rt::sleep(rest.mul_f64(random.random_range(0.0..1.0))).await;
         }
     }
 }
