@@ -23,6 +23,7 @@
 //! | [`log`] | writes the log for all cores, and reads it again |
 //! | [`signal`] | how tasks of several cores tell each other |
 //! | `update`, `transaction`, `scan` | more of what is done to keys |
+//! | `lengths` | how many keys each tree has |
 //! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
@@ -131,6 +132,8 @@ mod grow;
 mod in_flight;
 #[cfg(not(any(loom, shuttle)))]
 mod keeper;
+#[cfg(not(any(loom, shuttle)))]
+mod lengths;
 #[cfg(not(any(loom, shuttle)))]
 mod loads;
 #[cfg(not(any(loom, shuttle)))]

@@ -13,6 +13,7 @@
 //! | `bundle` | pages that are durable together: their bytes, their states, what must go with them |
 //! | `overlay` | what bundles since the last checkpoint say about pages, at recovery |
 //! | `map_page` | pages of the map, and which of them a checkpoint has to write |
+//! | `lengths` | the page with the number of keys of each tree |
 //! | `clean` | which segment to clean next, and how fast |
 //! | `walk` | which pages lie in a segment |
 //! | `space` | which writes are admitted, so that each of them can be carried out |
@@ -32,6 +33,7 @@ mod defect;
 #[cfg(fuzzing)]
 pub(super) mod fuzzing;
 mod geometry;
+mod lengths;
 mod map_page;
 mod overlay;
 mod page;
@@ -50,6 +52,9 @@ pub(in crate::store) use clean::{CleanPace, STEP_BYTES, Supply, Victims};
 pub(in crate::store) use damage::Damage;
 pub(in crate::store) use defect::PagesDefect;
 pub(in crate::store) use geometry::{GRANULE_BYTES, Geometry, MIN_STORE_BYTES};
+pub(in crate::store) use lengths::{
+    TreeLengths, decode as decode_lengths, encode as encode_lengths, header as lengths_header,
+};
 pub(in crate::store) use map_page::{
     MAP_CONTENT_BYTES, MapChange, MapEntry, MapLoad, MapPage, MapTree, Owner, header as map_header,
 };

@@ -9,6 +9,7 @@ use super::defect::Defects;
 use super::drain::Draining;
 use super::flush::Flusher;
 use super::in_flight::Loads;
+use super::lengths::{Lengths, LengthsOfCore};
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) overlay: LateOverlay,
     pub(super) draining: Draining,
     trees: Mutex<Trees>,
+    pub(super) lengths: Lengths,
     pub(super) loads: Loads,
     pub(super) values: LongValues,
     pub(super) round: Arc<Round>,
@@ -113,6 +115,7 @@ impl Shared {
             overlay: LateOverlay::default(),
             draining: Draining::default(),
             trees: Mutex::default(),
+            lengths: Lengths::default(),
             loads: Loads::default(),
             values: LongValues::default(),
             round: Arc::default(),
@@ -354,6 +357,7 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) events: Arc<Events>,
     pub(super) log: CoreDriver<E, N>,
     pub(super) overlay: RefCell<Access>,
+    pub(super) lengths: LengthsOfCore,
     pub(super) hand: Hand,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,

@@ -3,6 +3,7 @@
 //! | step | reads |
 //! |---|---|
 //! | superblocks, and which of them counts | 4 blocks |
+//! | the page with the numbers of keys | 12 bytes for each tree |
 //! | the segment table, and the upper levels of the map | 16 bytes for each segment, and for 256 pages |
 //! | the log from its start on | all of it |
 //! | trailers of the bundles that it names | 32 bytes for each page in them |
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use super::collect::collect_when_asked;
 use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
 use super::defect::{Defects, EngineDefect};
+use super::lengths::Cut;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
 use super::signal::Signal;
@@ -42,7 +44,7 @@ use crate::store::options::Options;
 use crate::store::overlay;
 use crate::store::pages::{
     Damage, Geometry, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments, Superblock,
-    TableLoad, Trailer,
+    TableLoad, Trailer, decode_lengths,
 };
 use crate::store::wal::{
     Batch, BundleEntry, LogEnd, LogFormat, LogPosition, Operation, Segments as Chain, Wal,
@@ -67,6 +69,8 @@ struct Loaded {
     records: overlay::Builder,
     /// What the log adds to the pages, in bytes, at most.
     logged_bytes: u64,
+    /// The numbers of keys that the checkpoint has.
+    lengths: Cut,
 }
 
 /// Opens the store on `namespace`, or makes one, and attaches this core.
@@ -190,6 +194,8 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         table: None,
         used_granules: 0,
         written_ms: 0,
+        lengths: None,
+        lengths_at: 1,
     };
     let parts = (segments, Arc::new(MapTree::default()), Overlay::new(None));
     let mut seed = [0; 8];
@@ -199,6 +205,7 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         end: LogEnd { position, named, chain: vec![(first, LOG_START_BATCH)] },
         records: overlay::Builder::new(u64::from_le_bytes(seed), 1),
         logged_bytes: 0,
+        lengths: Cut { number: 1, lengths: Vec::new() },
     })
 }
 
@@ -236,10 +243,21 @@ async fn load<E: Env, N: Namespace>(
     }
     let map = map.finish();
     map.pages().for_each(|page| loading.meta(page.place));
+    let mut lengths = Cut { number: superblock.lengths_at, lengths: Vec::new() };
+    if let Some(page) = superblock.lengths {
+        loading.meta(page.place);
+        let (bytes, at) = read_place(namespace, page.place).await?;
+        lengths.lengths = decode_lengths(&bytes[at..], page, &owner).map_err(damaged)?;
+    }
     let mut named = Vec::new();
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
-    let mut records = overlay::Builder::new(u64::from_le_bytes(seed), superblock.log.first_write);
+    let counted_from = if Defects::now().has(EngineDefect::EffectsCountedTwice) {
+        superblock.log.first_write
+    } else {
+        lengths.number
+    };
+    let mut records = overlay::Builder::new(u64::from_le_bytes(seed), counted_from);
     let mut has_deleted_range = false;
     let mut logged_bytes = 0;
     let mut each = |batch: &Batch<'_>| {
@@ -279,7 +297,7 @@ async fn load<E: Env, N: Namespace>(
     // What was read may sit in a volatile cache, if only the process had died.
     namespace.flush().await?;
     let parts = (loading.finish(), Arc::new(map), overlay);
-    Ok(Loaded { state: PageState::new(*superblock, copies, parts), end, records, logged_bytes })
+    Ok(Loaded { state: PageState::new(*superblock, copies, parts), end, records, logged_bytes, lengths })
 }
 
 async fn read_trailer<N: Namespace>(
@@ -328,7 +346,7 @@ async fn attach_first<E: Env, N: Namespace>(
     loaded: Loaded,
     epoch: u64,
 ) -> Result<Rc<CoreStore<E, N>>> {
-    let Loaded { mut state, end, records, logged_bytes } = loaded;
+    let Loaded { mut state, end, records, logged_bytes, lengths } = loaded;
     state.superblock.epoch = epoch;
     state.note(point(&state.superblock.log));
     state.note(end.position);
@@ -353,6 +371,7 @@ async fn attach_first<E: Env, N: Namespace>(
     let log = LogDriver::new(wal, format, MAX_CORES, Box::new(supply));
     let name = namespace.info().name.clone();
     let shared = Shared::new(name, (memory, nodes), (log, state), keeper, (options.log_bytes, limit));
+    shared.lengths.load(lengths);
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
     store.shared.values.start(epoch);
     store.set_limits(owner.geometry);
@@ -378,6 +397,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let core = shared.nodes.attach_with(Sink::Keeper(Arc::clone(&events))).ok_or_else(refused)?;
         let log = shared.log.attach(&env, namespace.clone())?;
         let overlay = RefCell::new(shared.overlay.access());
+        let lengths = shared.lengths.attach();
         let hand = Hand::new(Arc::clone(&shared.round));
         let asked = shared.add_collector();
         let shared = Arc::clone(shared);
@@ -389,6 +409,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             events,
             log,
             overlay,
+            lengths,
             hand,
             asked: Arc::clone(&asked),
         });

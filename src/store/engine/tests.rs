@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 mod full_memory;
 mod keeper;
+mod lengths;
 mod overlay;
 mod scan;
 mod space;

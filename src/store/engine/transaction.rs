@@ -421,6 +421,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             // Before the record can be seen: no checkpoint may let the log go that still has it.
             self.shared.fail(error);
         }
+        for ((tree, _), _, effect) in changes.iter(keys) {
+            self.lengths.add(tree, number, effect);
+        }
         room.append(changes.record_bytes(keys), |mut out| {
             for operation in changes.operations(keys) {
                 out = operation.encode(out);

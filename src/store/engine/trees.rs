@@ -101,6 +101,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             trees.insert(tree);
         }
         records.tree_changes().iter().for_each(|(_, change)| trees.apply(change));
+        self.shared.lengths.replayed(records.counted(), |tree| trees.root_of(tree));
         self.shared.overlay.set(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
         *self.overlay.borrow_mut() = self.shared.overlay.access();
         *self.shared.trees() = trees;
@@ -209,6 +210,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let number = pin.write(catalog(), &NamedTree::key(name), change, &mut Logged { room });
         let number = number.inspect_err(|_| pin.release_root(root))?;
         self.dirty_root(root, number);
+        self.lengths.add(catalog(), number, Effect::More);
         create_operations(&tree, |pair| {
             let len = pair.iter().map(Operation::encoded_len).sum();
             room.append(len, |mut out| {

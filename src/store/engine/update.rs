@@ -232,6 +232,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Ok(Some(number)) => {
                     let change = last.change().expect("what is kept has no number");
                     let operation = operation(tree, key, change, last.effect);
+                    self.lengths.add(tree, number, last.effect);
                     room.append(operation.encoded_len(), |out| _ = operation.encode(out));
                     drop(room);
                     self.log.commit(number, durability);
