@@ -389,6 +389,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             log,
             overlay,
             hand,
+            spared: RefCell::default(),
             asked: Arc::clone(&asked),
         });
         store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));

@@ -175,6 +175,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             // Nothing awaits from here to the record.
+            if let Err(refusal) = self.is_ready(&keys) {
+                drop(room);
+                self.overcome(refusal).await?;
+                continue;
+            }
             match self.is_unchanged(declared, seen) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
