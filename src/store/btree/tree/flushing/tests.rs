@@ -148,8 +148,7 @@ impl Keeper {
         let mut next = self.flusher.next_bundle(&pages, take, ROOM, budget, reason);
         if matches!(next, Next::TooLarge(_)) {
             // A tree that grew before it was ever durable: a group of bundles, named in one batch.
-            let group =
-                Room { bytes: 64 * ROOM.bytes, entries: 64 * ROOM.entries, tries: usize::MAX };
+            let group = Room { bytes: 64 * ROOM.bytes, entries: 64 * ROOM.entries, tries: usize::MAX };
             next = self.flusher.next_bundle(&pages, take, group, budget, reason);
         }
         let Next::Bundle(plan) = next else { return false };
