@@ -359,6 +359,8 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) overlay: RefCell<Access>,
     pub(super) lengths: LengthsOfCore,
     pub(super) hand: Hand,
+    /// Pages that this core does not evict now: a transaction is making its changes.
+    pub(super) spared: RefCell<Vec<PageId>>,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,
 }

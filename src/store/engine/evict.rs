@@ -101,6 +101,9 @@ impl<E: Env, N: Namespace> Sweep for InMemory<'_, E, N> {
     }
 
     fn try_evict(&self, page: PageId) -> Attempt {
+        if self.store.spared.borrow().contains(&page) {
+            return Attempt::Changed;
+        }
         match self.store.core.pin().try_evict(page) {
             Eviction::Evicted { bytes } => {
                 count(Count::Evictions);

@@ -411,6 +411,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             overlay,
             lengths,
             hand,
+            spared: RefCell::default(),
             asked: Arc::clone(&asked),
         });
         store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));

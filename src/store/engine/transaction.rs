@@ -50,7 +50,7 @@ use super::update::{LONGEST_VALUE, effect_of};
 use super::values::{INLINE_BYTES, Reference};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Miss, TreeRoot, Value};
+use crate::store::btree::{Change, Miss, Refusal, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES};
@@ -308,6 +308,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             // Nothing awaits from here to the record.
+            if let Err(refusal) = self.is_ready(keys) {
+                drop(room);
+                self.overcome(refusal).await?;
+                continue;
+            }
             let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
                 Attempt::Outdated => continue,
@@ -385,10 +390,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         for (tree, key) in keys {
             self.bring_over(*tree, key).await?;
             loop {
-                let missed = self.core.pin().get(*tree, key).map(drop);
-                match missed {
-                    Ok(()) => break,
-                    Err(miss) => self.load(miss).await?,
+                let leaf = self.core.pin_with(Room::Reserve).leaf_for(*tree, key);
+                match leaf {
+                    Ok(_) => break,
+                    Err(refusal) => self.overcome(refusal).await?,
                 }
             }
         }
@@ -397,6 +402,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_memory().await?;
         }
         Ok(())
+    }
+
+    /// Whether the leaves are in memory that writes to these keys go to. Some may have been evicted
+    /// while others were waited for.
+    fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
+        let pin = self.core.pin_with(Room::Reserve);
+        keys.iter().try_for_each(|(tree, key)| pin.leaf_for(*tree, key).map(drop))
     }
 
     /// Whether there is memory to change so many keys.
@@ -409,14 +421,25 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Makes the changes under one number, and writes their record.
     fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> Result<u64> {
+        {
+            // What makes room for one change is not to evict the leaf of another.
+            let pin = self.core.pin();
+            let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
+            *self.spared.borrow_mut() = leaves.collect();
+        }
         let number = room.draw_one();
         let mut done = Ok(());
-        for ((tree, key), change, _) in changes.iter(keys) {
+        // Deletes last: what they leave empty is removed, and its range is that of a leaf that may
+        // not be in memory.
+        let (deletes, puts): (Vec<_>, Vec<_>) =
+            changes.iter(keys).partition(|(_, change, _)| *change == Change::Delete);
+        for ((tree, key), change, _) in puts.into_iter().chain(deletes) {
             done = self.apply_one(tree, key, change, number);
             if done.is_err() {
                 break;
             }
         }
+        self.spared.borrow_mut().clear();
         if let Err(error) = &done {
             // Before the record can be seen: no checkpoint may let the log go that still has it.
             self.shared.fail(error);

@@ -4,6 +4,8 @@
 //! forms are for optimised builds: `cargo test --profile lab --lib -- --ignored
 //! engine::tests::space`.
 
+mod long;
+
 use std::cell::RefCell;
 use std::ops::Range;
 use std::time::Duration;
@@ -487,4 +489,43 @@ fn what_a_namespace_has_grown_by_is_used_and_one_that_was_cut_is_refused() {
 #[test]
 fn a_namespace_that_may_grow_does_before_a_write_is_refused() {
     grows(MemoryOptions::disk(8 << 20).max_size_bytes(14 << 20));
+}
+
+/// A full store is opened after a crash with a long log, and is written to from the first moment
+/// on, while what the log has is brought into the tree. That needs segments, which only cleaning
+/// and a checkpoint give: the drain does not wait for its end, nor do the writers.
+#[test]
+fn a_full_store_is_drained_after_a_crash_while_it_is_written_to() {
+    let (disk, shape, mut kept) = (Disk::new(MemoryOptions::disk(8 << 20), 1), Shape::USUAL, Kept::new());
+    let (mut random, drained) = (StdRng::seed_from_u64(16), || counted()[Count::Drained as usize]);
+    session(&disk, End::Closed, &shape, &mut kept, async |store, kept| {
+        shape.fill(store, kept, &mut random).await;
+    });
+    let (mut was_draining, before) = (0, drained());
+    for _ in 0..4 {
+        // Opened without a look at what is there, which would take longer than the drain.
+        let world = World::new(7);
+        let core = world.core("core");
+        core.block_on(async {
+            let store = shape.open(&disk).await;
+            let mut keys: Vec<u64> = kept.keys().copied().collect();
+            keys.shuffle(&mut random);
+            let mut last = 0;
+            for key in keys {
+                was_draining += u64::from(!store.shared.draining.is_through(&store.shared.overlay));
+                last = shape.overwrite(&store, key, kept.get_mut(&key).expect("it is there")).await;
+            }
+            store.wait(last).await.expect("it is durable");
+            shape.check(&store, &kept).await;
+            shape.assert_is_still_full(&store).await;
+            assert_is_well(&store);
+        });
+        disk.kill();
+        core.crash();
+    }
+    println!("{} drained, {was_draining} writes meanwhile", drained() - before);
+    assert!(drained() - before > 300 && was_draining > 30, "{} {was_draining}", drained() - before);
+    session(&disk, End::Closed, &shape, &mut kept, async |store, _| {
+        store.checkpoint().await.expect("there is room for a checkpoint");
+    });
 }

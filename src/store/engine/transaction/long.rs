@@ -39,10 +39,9 @@ impl Seen {
         Self(seen.iter().map(|seen| seen.map(|seen| (seen.value.into(), seen.is_reference))).collect())
     }
 
-    /// Whether the key at `place` still has that. Of keys that the closure did not see: yes.
+    /// Whether the key at `place` still has that.
     fn is(&self, place: usize, now: Option<Value<'_>>) -> bool {
-        let Some(seen) = self.0.get(place) else { return true };
-        let seen = seen.as_ref().map(|(bytes, is_reference)| (&bytes[..], *is_reference));
+        let seen = self.0[place].as_ref().map(|(bytes, is_reference)| (&bytes[..], *is_reference));
         seen == now.map(|now| (now.value, now.is_reference))
     }
 
@@ -185,7 +184,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             // Nothing awaits from here to the record.
-            match self.is_unchanged(&keys, seen) {
+            if let Err(refusal) = self.is_ready(&keys) {
+                drop(room);
+                self.overcome(refusal).await?;
+                continue;
+            }
+            match self.is_unchanged(declared, seen) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(miss) => {
@@ -220,18 +224,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Whether the keys have what was seen of them.
-    ///
-    /// # Errors
-    ///
-    /// The page of one of them is not in memory: it may have been evicted while room was made.
     fn is_unchanged(&self, keys: &[Key<'_>], seen: &Seen) -> std::result::Result<bool, Miss> {
         let pin = self.core.pin();
-        let mut is_unchanged = true;
         for (place, (tree, key)) in keys.iter().enumerate() {
-            // Those behind the declared ones are not compared, but have to be in memory as well.
-            is_unchanged &= seen.is(place, pin.get(*tree, key)?);
+            if !seen.is(place, pin.get(*tree, key)?) {
+                return Ok(false);
+            }
         }
-        Ok(is_unchanged)
+        Ok(true)
     }
 }
 
