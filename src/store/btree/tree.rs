@@ -325,7 +325,8 @@ impl<M: NodeMemory> Pin<'_, M> {
     ) -> Result<Vec<u8>, Miss> {
         let (mut child, mut bound) = (tree.root, Vec::new());
         while let Some((node, _)) = self.find(child.id())? {
-            // What a split has moved away, and the parent does not know of, counts as its neighbour.
+            // What a split has moved away, and the parent does not know of, counts as its
+            // neighbour.
             if node.kind() != State::Live.code() || node.level() == 0 {
                 break;
             }

@@ -28,13 +28,15 @@
 //! segments wait for a checkpoint, takes that, and goes on. It ends without success when it moved
 //! twice what the store holds, which admission ([`space`](super::space)) is there to prevent.
 
+pub(super) mod victims;
+
 use std::collections::BTreeSet;
 
+use self::victims::{Victim, supply};
 use super::checkpoint::map_segments;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::flush::{Look, Pages};
-use super::space::reserve;
 use super::state::PageState;
 use super::streams::BundleLoad;
 use crate::block::Namespace;
@@ -44,8 +46,7 @@ use crate::store::btree::{CorePages, Lookup};
 use crate::store::codec::to_usize;
 use crate::store::env::Env;
 use crate::store::pages::{
-    CleanPace, Lying, Origin, Page, PageHeader, PageKind, STEP_BYTES, SegmentName, Segments, Supply,
-    Temperature, Victims, Walked, parse_page, walk,
+    Lying, Origin, Page, PageHeader, PageKind, STEP_BYTES, Temperature, Walked, parse_page, walk,
 };
 use crate::store::word::{ColdAddress, GRANULE_BYTES, PageId};
 
@@ -57,25 +58,6 @@ const FREE_SEGMENTS: u32 = 3;
 const LEAST_STEP_BYTES: u64 = 4096;
 /// A checkpoint is worth its price when it frees so many segments.
 const WORTH_A_CHECKPOINT: usize = 4;
-
-/// What the keeper remembers of cleaning.
-#[derive(Debug)]
-pub(super) struct Cleaner {
-    victims: Victims,
-    pace: CleanPace,
-    current: Option<Victim>,
-    /// What was left since the last checkpoint.
-    left: BTreeSet<u32>,
-}
-
-/// A segment that is being cleaned.
-#[derive(Clone, Copy, Debug)]
-struct Victim {
-    name: SegmentName,
-    /// The granule at which the next step begins.
-    next: u32,
-    is_second_pass: bool,
-}
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,94 +75,6 @@ struct Moving {
     header: PageHeader,
     from: ColdAddress,
     stored: Vec<u8>,
-}
-
-impl Cleaner {
-    pub(super) fn new(segments: &Segments) -> Self {
-        let geometry = segments.geometry();
-        let room = geometry.segment_granules() - geometry.block_granules();
-        Self { victims: Victims::new(room), pace: CleanPace::default(), current: None, left: BTreeSet::new() }
-    }
-
-    /// Takes over what changed in the table.
-    fn refresh(&mut self, segments: &mut Segments) {
-        for number in segments.take_touched() {
-            let segment = segments.get(number);
-            // A checkpoint leaves pages of the map by itself: to wait for that is worth most of it.
-            let is_map =
-                segment.meta > segment.live && segment.meta > segments.geometry().segment_granules() / 2;
-            if segment.is_sealed() && !is_map && !self.left.contains(&number) {
-                self.victims.update(number, segment);
-            } else {
-                self.victims.remove(number);
-            }
-        }
-    }
-
-    /// So many bytes were flushed.
-    pub(super) fn flushed(&mut self, bytes: u64, now: u32, segments: &mut Segments) {
-        self.refresh(segments);
-        let supply = supply(segments);
-        let Some(victim) = self.victims.choose(now, supply.is_short()) else { return };
-        let shares = self.victims.shares(victim).unwrap_or((1, 0));
-        self.pace.flushed(bytes, shares, supply);
-    }
-
-    /// Whether some cleaning is owed.
-    pub(super) fn owes(&self) -> bool {
-        self.pace.step() > 0
-    }
-
-    /// The victim of the next step.
-    fn victim(&mut self, now: u32, is_short: bool, segments: &mut Segments) -> Option<Victim> {
-        self.refresh(segments);
-        while self.current.is_none() {
-            let number = self.victims.choose(now, is_short)?;
-            self.victims.remove(number);
-            if segments.clean(number) {
-                let name = SegmentName { segment: number, generation: segments.get(number).generation };
-                let next = segments.geometry().block_granules();
-                self.current = Some(Victim { name, next, is_second_pass: false });
-            }
-        }
-        self.current
-    }
-
-    /// The step of `victim` is done; the next one begins at `next`, if there is more to read.
-    fn stepped(&mut self, victim: Victim, next: Option<u32>, segments: &mut Segments) {
-        self.current = match next {
-            _ if segments.get(victim.name.segment).live == 0 => None,
-            Some(next) => Some(Victim { next, ..victim }),
-            None if !victim.is_second_pass => {
-                let next = segments.geometry().block_granules();
-                Some(Victim { next, is_second_pass: true, ..victim })
-            }
-            None => return self.leave(victim, segments),
-        };
-    }
-
-    /// `victim` stays as it is until then.
-    fn leave(&mut self, victim: Victim, segments: &mut Segments) {
-        segments.leave(victim.name.segment);
-        self.left.insert(victim.name.segment);
-        self.current = None;
-    }
-
-    /// A checkpoint was taken: what was left may be emptied now.
-    pub(super) fn checkpoint_taken(&mut self, segments: &mut Segments) {
-        std::mem::take(&mut self.left).into_iter().for_each(|number| segments.touch(number));
-    }
-}
-
-/// Segments as [`CleanPace`] counts them; what waits for a checkpoint is as good as free.
-fn supply(segments: &Segments) -> Supply {
-    let geometry = segments.geometry();
-    let free = segments.free_count() + segments.waiting_count();
-    Supply {
-        all: geometry.segments - geometry.first_segment(),
-        free: u32::try_from(free).unwrap_or(u32::MAX),
-        reserve: reserve(geometry),
-    }
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
@@ -309,7 +203,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut state = self.shared.state();
         let PageState { cleaner, segments, .. } = &mut *state;
         cleaner.stepped(victim, next, segments);
-        cleaner.pace.moved(moved.max(LEAST_STEP_BYTES));
+        cleaner.moved(moved.max(LEAST_STEP_BYTES));
         Ok(if wanted > 0 && next.is_none() { Cleaned::Wanted } else { Cleaned::Moved(moved) })
     }
 

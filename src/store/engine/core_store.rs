@@ -13,7 +13,7 @@ use super::lengths::{Lengths, LengthsOfCore};
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
-use super::space::Space;
+use super::space::account::Space;
 use super::state::PageState;
 use super::values::numbers::LongValues;
 use crate::block::Namespace;

@@ -37,7 +37,7 @@ use super::core_store::{CoreStore, Duty};
 use super::counts::{Count, count};
 use super::in_flight::What;
 use super::signal::Signal;
-use super::space::added_by;
+use super::space::account::added_by;
 use crate::block::Namespace;
 use crate::error::{Outcome, Result};
 use crate::rt::yield_now;

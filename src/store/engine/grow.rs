@@ -5,7 +5,7 @@
 //! grows takes a checkpoint.
 
 use super::core_store::CoreStore;
-use super::space::{max_log_bytes, room};
+use super::space::account::{max_log_bytes, room};
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::Result;

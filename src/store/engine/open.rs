@@ -25,7 +25,7 @@ use super::lengths::Cut;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
 use super::signal::Signal;
-use super::space::added_by;
+use super::space::account::added_by;
 use super::state::{PageState, point};
 use super::superblocks::{self, Copies, Found};
 use super::trees::made_by_log;

@@ -3,7 +3,7 @@
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
-use super::space::{Held, added_bytes};
+use super::space::account::{Held, added_bytes};
 use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};

@@ -166,8 +166,8 @@ impl<E: Env, N: Namespace> Scan<E, N> {
         Ok(self.batch.entry(at).map(|(key, _)| key))
     }
 
-    /// One of the keys of the next leaf that has some, each as likely as the others. None if no leaf
-    /// ahead has one.
+    /// One of the keys of the next leaf that has some, each as likely as the others. None if no
+    /// leaf ahead has one.
     ///
     /// # Errors
     ///

@@ -10,8 +10,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::clean::Cleaner;
-use super::space::Points;
+use super::clean::victims::Cleaner;
+use super::space::account::Points;
 use super::streams::Streams;
 use super::superblocks::Copies;
 use crate::store::btree::MapFreeze;

@@ -45,7 +45,7 @@ use std::ops::Range;
 
 use super::core_store::CoreStore;
 use super::operations::{Known, operation, reference_of};
-use super::space::grows_by;
+use super::space::account::grows_by;
 use super::update::{LONGEST_VALUE, effect_of};
 use super::values::{INLINE_BYTES, Reference};
 use crate::block::Namespace;

@@ -40,7 +40,7 @@ use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
 use super::registry::{NAMES, NamedTree, Trees, catalog, unnamed};
 use super::scan::Scan;
-use super::space::added_bytes;
+use super::space::account::added_bytes;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Refusal, TreeRoot};

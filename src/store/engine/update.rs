@@ -15,7 +15,7 @@
 
 use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
-use super::space::grows_by;
+use super::space::account::grows_by;
 use super::transaction::{Reads, Transaction, too_long_a_value};
 use super::values::INLINE_BYTES;
 use crate::block::Namespace;

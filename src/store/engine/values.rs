@@ -41,6 +41,8 @@ use std::cell::RefCell;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
+pub(super) use self::numbers::PIECE_BYTES;
+use self::numbers::PIECE_KEY_BYTES;
 pub(super) use self::reclaim::reclaim_when_asked;
 pub(super) use self::write::{Unreferenced, dead_marker};
 use super::core_store::CoreStore;
@@ -56,8 +58,6 @@ use crate::store::options::MAX_VALUE_BYTES;
 
 /// The longest value that lies with its key, in bytes: of such, a leaf has three.
 pub(super) const INLINE_BYTES: usize = 1008;
-/// The length of a piece, in bytes: with its key and all headers it fills a page of 4 KiB.
-pub(super) const PIECE_BYTES: usize = 3840;
 /// A value of so many bytes is written with the record that refers to it.
 pub(super) const DIRECT_BYTES: usize = 4 * PIECE_BYTES;
 /// So many pieces are copied before others run: 120 KiB, some 30 µs.
@@ -71,11 +71,6 @@ const PIECE: u8 = 1;
 /// What a marker says first.
 const BEING_WRITTEN: u8 = 0;
 const DEAD: u8 = 1;
-
-/// What the account of space has for a marker, in bytes.
-pub(super) const MARKER_ENTRY_BYTES: u64 = 64;
-/// The length of a piece's key.
-pub(super) const PIECE_KEY_BYTES: usize = 13;
 
 /// The encoded form of a reference.
 pub(super) type Reference = [u8; VALUE_REFERENCE_BYTES];

@@ -20,10 +20,9 @@ use crate::store::btree::{Change, Miss, Value, ValueReference};
 use crate::store::engine::core_store::CoreStore;
 use crate::store::engine::operations::{Look, reference_of};
 use crate::store::engine::registry::values;
-use crate::store::engine::space::{Held, Kind, added_by_long, added_bytes};
-use crate::store::engine::values::{
-    DIRECT_BYTES, INLINE_BYTES, MARKER_ENTRY_BYTES, Reference, Unreferenced, dead_marker,
-};
+use crate::store::engine::space::account::{Held, Kind, added_by_long, added_bytes};
+use crate::store::engine::values::numbers::MARKER_ENTRY_BYTES;
+use crate::store::engine::values::{DIRECT_BYTES, INLINE_BYTES, Reference, Unreferenced, dead_marker};
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::wal::Effect;

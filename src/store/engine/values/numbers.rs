@@ -1,10 +1,17 @@
-//! The numbers of long values, and what the cores of a store tell each other of them.
+//! The numbers of long values, the sizes of their pieces, and what the cores of a store tell each
+//! other of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::store::engine::signal::Signal;
 
+/// The length of a piece, in bytes: with its key and all headers it fills a page of 4 KiB.
+pub(in crate::store::engine) const PIECE_BYTES: usize = 3840;
+/// What the account of space has for a marker, in bytes.
+pub(in crate::store::engine) const MARKER_ENTRY_BYTES: u64 = 64;
+/// The length of a piece's key.
+pub(in crate::store::engine) const PIECE_KEY_BYTES: usize = 13;
 /// So many bits of a number are counted within an epoch.
 const EPOCH: u32 = 40;
 

@@ -9,7 +9,7 @@ use crate::rt::yield_now;
 use crate::store::btree::{Change, ValueReference};
 use crate::store::engine::core_store::{CoreStore, Shared};
 use crate::store::engine::registry::values;
-use crate::store::engine::space::Held;
+use crate::store::engine::space::account::Held;
 use crate::store::env::Env;
 
 /// A value that is written, and that no key refers to yet. If none does it is reclaimed.
