@@ -73,13 +73,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         while let Some((key, value)) = scan.next_ref().await? {
             if let Some(marker) = Marker::decode(key, value)
                 && (self.is_unreferenced(marker) || given_up.contains(&marker.number))
+                && let Err(error) = self.reclaim(marker).await
             {
-                if let Err(error) = self.reclaim(marker).await {
-                    // A page that cannot be read keeps its values, and no others.
-                    self.shared.check_writable("reclaim values")?;
-                    tracing::warn!(%error, "value {} cannot be reclaimed now", marker.number);
-                    left.push(marker.number);
-                }
+                // A page that cannot be read keeps its values, and no others.
+                self.shared.check_writable("reclaim values")?;
+                tracing::warn!(%error, "value {} cannot be reclaimed now", marker.number);
+                left.push(marker.number);
             }
         }
         self.shared.values.abandoned().retain(|number| !given_up.contains(number) || left.contains(number));
