@@ -138,8 +138,8 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// The flusher, for the keeper alone: it is locked for as long as it takes to capture the pages
-    /// of a bundle. Nothing awaits meanwhile.
+    /// The flusher: the keeper locks it for as long as it takes to capture the pages of a bundle,
+    /// and any core to look at the growth. Nothing awaits meanwhile.
     pub(super) fn flusher(&self) -> MutexGuard<'_, Flusher> {
         lock(&self.flusher)
     }

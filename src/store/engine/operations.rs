@@ -7,7 +7,7 @@ use super::space::account::{Held, added_bytes};
 use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Miss, Numbers, Refusal, TreeRoot};
+use crate::store::btree::{Change, Known, Miss, Numbers, Refusal, TreeRoot};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::Durability;
@@ -38,24 +38,6 @@ impl Numbers for Logged<'_, '_> {
 
     fn can_draw(&self) -> bool {
         self.room.can_draw()
-    }
-}
-
-/// The number of a write that has drawn it before: of a record that is in the log already, or of a
-/// transaction. Writes with larger numbers may have come to the same leaf meanwhile, or before.
-pub(super) struct Known(pub(super) u64);
-
-impl Numbers for Known {
-    fn at_least(&mut self) -> u64 {
-        self.0
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.0
-    }
-
-    fn may_be_older(&self) -> bool {
-        true
     }
 }
 

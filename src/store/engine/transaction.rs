@@ -44,13 +44,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::core_store::CoreStore;
-use super::operations::{Known, operation, reference_of};
+use super::operations::{operation, reference_of};
 use super::space::account::grows_by;
 use super::update::{LONGEST_VALUE, effect_of};
 use super::values::{INLINE_BYTES, Reference};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Miss, Refusal, TreeRoot, Value};
+use crate::store::btree::{Change, Known, Miss, Refusal, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES};

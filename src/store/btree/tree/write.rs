@@ -38,6 +38,24 @@ pub(in crate::store) trait Numbers {
     }
 }
 
+/// The number of a write that has drawn it before: of a record that is in the log already, or of a
+/// transaction. Writes with larger numbers may have come to the same leaf meanwhile, or before.
+pub(in crate::store) struct Known(pub(in crate::store) u64);
+
+impl Numbers for Known {
+    fn at_least(&mut self) -> u64 {
+        self.0
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.0
+    }
+
+    fn may_be_older(&self) -> bool {
+        true
+    }
+}
+
 /// Numbers without a log.
 #[cfg(test)]
 impl Numbers for &std::sync::atomic::AtomicU64 {

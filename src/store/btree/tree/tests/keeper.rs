@@ -62,32 +62,15 @@ fn the_first_change_of_an_area_is_told_before_it_has_a_number() {
     assert_eq!(drained(&events), []);
 }
 
-/// A number that was drawn long before.
-struct Old(u64);
-
-impl Numbers for Old {
-    fn at_least(&mut self) -> u64 {
-        self.0
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.0
-    }
-
-    fn may_be_older(&self) -> bool {
-        true
-    }
-}
-
 #[test]
 fn a_change_that_may_be_older_than_those_that_were_told_is_told() {
     let (_pages, core, events) = kept(1);
     let root = core.new_tree(5).expect("room");
     let page = root.root.id();
     let dirty = |from| Event::Dirty { tree: 5, parent: page, page, from };
-    core.pin().write(root, b"a", Change::Put(b"1"), &mut Old(70)).expect("room");
-    core.pin().write(root, b"b", Change::Put(b"1"), &mut Old(60)).expect("room");
-    core.pin().update(root, b"c", |_, _| Some(Change::Delete), &mut Old(50)).expect("room");
+    core.pin().write(root, b"a", Change::Put(b"1"), &mut Known(70)).expect("room");
+    core.pin().write(root, b"b", Change::Put(b"1"), &mut Known(60)).expect("room");
+    core.pin().update(root, b"c", |_, _| Some(Change::Delete), &mut Known(50)).expect("room");
     assert_eq!(drained(&events), [dirty(70), dirty(60), dirty(50)]);
 }
 
