@@ -40,7 +40,9 @@ pub(super) use smo::Target;
 pub(super) use tree::audit::{Content, KeyView, PageView};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use tree::{Captured, Change, CorePages, DurableHomes, Known, Numbers, Refusal, TreeRoot, Value};
+pub(super) use tree::{
+    Captured, Change, CorePages, DurableHomes, Known, KnownSince, Numbers, Refusal, TreeRoot, Value,
+};
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]

@@ -143,6 +143,10 @@ mod open;
 #[cfg(not(any(loom, shuttle)))]
 mod operations;
 #[cfg(not(any(loom, shuttle)))]
+mod overlays;
+#[cfg(not(any(loom, shuttle)))]
+mod pending;
+#[cfg(not(any(loom, shuttle)))]
 mod registry;
 #[cfg(not(any(loom, shuttle)))]
 mod scan;

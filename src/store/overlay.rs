@@ -1,19 +1,23 @@
-//! The overlay of records: what the log had when the store was opened, until the tree has it.
+//! The overlay of records: what the log has, until the tree has it.
 //!
 //! Opening a store reads the log and no page. The newest operation of every key goes into an
 //! overlay. Readers ask it before they ask the tree; a background task *drains* it into the tree.
 //! When all of it is drained it is dropped. So a store answers as soon as its log is read, and its
 //! pages are read when somebody needs them.
 //!
+//! A transaction that is too large to be done in the tree at once gets an overlay of its own
+//! (`engine/transaction/large.rs`). So there may be several at a time; a key is undrained in one of
+//! them at most.
+//!
 //! | module | what it is |
 //! |---|---|
-//! | [`build`] | takes the operations of the log, in their order |
+//! | [`build`], [`group`] | takes the operations of the log, in their order; groups of records |
+//! | [`sorted`] | takes the changes of one write, in the order of their keys |
 //! | [`arena`], [`index`], [`order`] | the bytes; entries by the hash of tree and key; by key |
 //! | [`entry`] | an entry and its states |
 //! | [`ranges`] | deletions of ranges, which have no entries |
 //! | [`claim`] | the right to bring one key into the tree; the background task |
 //! | [`view`] | what scans see |
-//! | [`access`] | how a core gets at the overlay, or learns that there is none |
 //!
 //! # The rules
 //!
@@ -31,8 +35,9 @@
 //!    helping: the owner is running on another core at this moment. A helper that was late would
 //!    install the old value over a newer one.
 //! 5. What is brought into the tree is not logged and does not count; it is in the log and in the
-//!    counts. The page's change is as old as [`claim::Claim::number`], and the log's start stays at
-//!    [`Overlay::first`] or before until the overlay is drained and those pages are durable.
+//!    counts. The page's change has the record's number, and is as old as [`Record::from`]; the
+//!    log's start stays at [`Overlay::first`] or before until the overlay is drained and those pages
+//!    are durable.
 //!
 //! Why a reader never sees an old value after a newer one was acknowledged. The writer acknowledges
 //! after it has found the entry drained, or has drained it. The state never leaves *drained*, so a
@@ -61,24 +66,27 @@
 //! index and sort (`tests/timing.rs` prints this; on a shared AMD EPYC). Short records cost more.
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
-mod access;
 mod arena;
 mod build;
 mod claim;
 mod entry;
+mod group;
 mod index;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod order;
 mod ranges;
+mod sorted;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 mod view;
 
-pub(in crate::store) use access::Access;
 pub(in crate::store) use build::{Builder, Counted, TreeChange};
 pub(in crate::store) use claim::{Claim, Claimed, Hand, Place};
 pub(in crate::store) use entry::Newest;
+pub(in crate::store) use group::IncompleteGroup;
+#[allow(unused_imports, reason = "models use a part of it")]
+pub(in crate::store) use sorted::SortedBuilder;
 #[allow(unused_imports, reason = "models use a part of it")]
 pub(in crate::store) use view::{Direction, View};
 
@@ -97,11 +105,21 @@ pub(in crate::store) struct TreeRoot {
     pub(in crate::store) root: u64,
 }
 
+/// The numbers of a write that is a group of records: of its first part, and of its last one, which
+/// is that of the write. Of any other write both are its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Span {
+    pub(in crate::store) first: u64,
+    pub(in crate::store) last: u64,
+}
+
 /// One key's newest operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Record<'o> {
     /// The write number.
     pub(in crate::store) number: u64,
+    /// The number from which on the log has it: the same, but for a write that is a group.
+    pub(in crate::store) from: u64,
     pub(in crate::store) key: &'o [u8],
     pub(in crate::store) newest: Newest<'o>,
 }
@@ -111,6 +129,10 @@ pub(in crate::store) struct Record<'o> {
 pub(in crate::store) struct Overlay {
     seed: u64,
     first: u64,
+    /// The number of all entries that have none of their own.
+    last: u64,
+    /// Of the writes that are groups, in their order.
+    spans: Vec<Span>,
     arena: Arena,
     entries: Vec<Entry>,
     index: Index,
@@ -167,6 +189,17 @@ impl Overlay {
         self.first
     }
 
+    /// The writes in it that are groups of records.
+    pub(in crate::store) fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// All that it has is of this write.
+    pub(in crate::store) fn set_span(&mut self, span: Span) {
+        (self.first, self.last) = (span.first, span.last);
+        self.spans.extend(Some(span).filter(|span| span.first < span.last));
+    }
+
     /// What it takes of memory, until it is dropped.
     pub(in crate::store) fn size_bytes(&self) -> usize {
         self.arena.used_bytes()
@@ -209,7 +242,10 @@ impl Overlay {
     }
 
     fn record<'o>(&'o self, entry: &'o Entry) -> Record<'o> {
-        Record { number: entry.number, key: entry.key(&self.arena), newest: entry.newest(&self.arena) }
+        let number = if entry.number == 0 { self.last } else { entry.number };
+        let span = self.spans.binary_search_by_key(&number, |span| span.last);
+        let from = span.map_or(number, |at| self.spans[at].first);
+        Record { number, from, key: entry.key(&self.arena), newest: entry.newest(&self.arena) }
     }
 
     /// One entry or range of the part is drained.

@@ -41,7 +41,7 @@ pub(super) use {
     batch::{Batch, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES},
     group::{Lead, Wal},
     leader::{Formed, Leader, MAX_GROUP, NoBatch},
-    record::{Effect, Operation},
+    record::{Effect, Operation, Part},
     replay::{LogDamage, LogEnd, Replay},
     segments::{LogFormat, LogPosition, Segments},
     writer::{CoreLog, NoRoom, Room},

@@ -63,7 +63,7 @@ pub(in crate::store) use self::flushing::{CorePages, DurableHomes};
 #[allow(unused_imports, reason = "the keeper is to use them")]
 pub(in crate::store) use self::keep::{Capture, Captured};
 #[allow(unused_imports, reason = "the keeper is to use them")]
-pub(in crate::store) use self::write::{Known, Numbers};
+pub(in crate::store) use self::write::{Known, KnownSince, Numbers};
 
 /// A tree: its number, and its root, whose id and epoch never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

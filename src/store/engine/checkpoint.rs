@@ -143,11 +143,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.load_overlaid_frames().await?;
         self.load_moved_frames().await;
         let cut = self.cut_lengths().await?;
-        // What a failed transaction has not done is in the log alone, and no page is dirty for it.
+        // What has failed may be what the checkpoint would say is durable.
         self.shared.check_failed("checkpoint", Outcome::NotStarted)?;
         let mut number = self.log_start_number();
         if !Defects::now().has(EngineDefect::LogStartPassesCut) {
-            number = number.min(cut.number);
+            number = number.min(cut.number).min(self.shared.overlay.cut_needs_from(cut.number));
         }
         let mut begun = self.log.shared().with_leader(|leader| self.begin(leader, number)).await;
         let change = match self.write_structure(&mut begun, &cut).await {
@@ -175,6 +175,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if let Some(left) = before.filter(|_| before != begun.lengths) {
                 segments.meta_died(left.place);
             }
+            self.shared.overlay.counted(cut.number);
             self.shared.lengths.stored(cut);
             freeze.durable();
             cleaner.checkpoint_taken(segments);

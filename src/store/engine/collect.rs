@@ -26,6 +26,8 @@ pub(super) async fn collect_when_asked<E: Env, N: Namespace>(
         let Some(store) = store.upgrade() else { return };
         store.core.collect();
         store.core.memory().settle();
+        // An overlay that is drained goes when the last core lets go of it.
+        _ = store.overlay.borrow_mut().all(&store.shared.overlay);
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::counts::{Count, count};
 use super::defect::Defects;
-use super::drain::Draining;
 use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::lengths::{Lengths, LengthsOfCore};
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
-use super::registry::{LateOverlay, Trees};
+use super::overlays::{Access, Overlays};
+use super::pending::Pending;
+use super::registry::Trees;
 use super::signal::{Progress, Signal};
 use super::space::account::Space;
 use super::state::PageState;
@@ -21,10 +22,10 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
+use crate::store::codec::to_usize;
 use crate::store::env::Env;
 use crate::store::events::{Event, Events};
 use crate::store::growth::Growth;
-use crate::store::overlay::Access;
 use crate::store::pages::{Geometry, Owner, SegmentName};
 use crate::store::state::Failure;
 use crate::store::word::PageId;
@@ -46,9 +47,10 @@ pub(super) struct Shared {
     pub(super) state: Arc<Mutex<PageState>>,
     flusher: Mutex<Flusher>,
     wanted: Mutex<Vec<PageId>>,
-    /// What the log had when the store was opened, until the tree has it.
-    pub(super) overlay: LateOverlay,
-    pub(super) draining: Draining,
+    /// What the log has and the trees do not.
+    pub(super) overlay: Overlays,
+    /// Keys of a large transaction that is not decided.
+    pub(super) pending: Pending,
     trees: Mutex<Trees>,
     pub(super) lengths: Lengths,
     pub(super) loads: Loads,
@@ -112,8 +114,8 @@ impl Shared {
             state,
             flusher: Mutex::new(Flusher::new(log_start, Defects::now().flush)),
             wanted: Mutex::default(),
-            overlay: LateOverlay::default(),
-            draining: Draining::default(),
+            overlay: Overlays::default(),
+            pending: Pending::default(),
             trees: Mutex::default(),
             lengths: Lengths::default(),
             loads: Loads::default(),
@@ -205,7 +207,7 @@ impl Shared {
         self.may_refuse.store(true, Ordering::Release);
         tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
-        self.draining.wake();
+        self.overlay.signal.set();
         self.progress.tell();
     }
 
@@ -293,11 +295,43 @@ pub(super) struct LogSegments {
 const BEYOND_LIMIT: usize = 2;
 
 /// How long the log may become.
+///
+/// A large transaction *claims* what it is going to log before it begins: the log counts as that
+/// much longer for everybody, and what was claimed is logged without waiting. If it waited in the
+/// middle it would wait for itself, as its first part holds the log.
 #[derive(Debug, Default)]
 pub(super) struct LogLimit {
     bytes: AtomicU64,
+    segment_bytes: AtomicU64,
     segments: AtomicUsize,
+    /// Segments that it has.
+    used: AtomicUsize,
+    claimed_bytes: AtomicU64,
     is_reached: AtomicBool,
+}
+
+/// What a large transaction has claimed of the log. It gives back what is left of it when it is
+/// dropped.
+#[derive(Debug)]
+pub(super) struct LogClaim<'l> {
+    limit: &'l LogLimit,
+    bytes: u64,
+}
+
+impl LogClaim<'_> {
+    /// So many bytes of it are logged.
+    pub(super) fn logged(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.limit.claimed_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.limit.look();
+    }
+}
+
+impl Drop for LogClaim<'_> {
+    fn drop(&mut self) {
+        self.logged(self.bytes);
+    }
 }
 
 impl LogLimit {
@@ -305,6 +339,7 @@ impl LogLimit {
     pub(super) fn set(&self, bytes: u64, geometry: Geometry) -> u32 {
         let segments = u32::try_from(bytes / u64::from(geometry.segment)).unwrap_or(u32::MAX).max(4);
         self.bytes.store(bytes, Ordering::Relaxed);
+        self.segment_bytes.store(geometry.segment.into(), Ordering::Relaxed);
         self.segments.store(segments as usize, Ordering::Relaxed);
         u32::try_from(self.segments()).unwrap_or(u32::MAX)
     }
@@ -327,7 +362,30 @@ impl LogLimit {
 
     /// The log has so many segments.
     pub(super) fn has(&self, segments: usize) {
-        self.is_reached.store(segments >= self.segments.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.used.store(segments, Ordering::Relaxed);
+        self.look();
+    }
+
+    /// Claims so many bytes, whether they are there or not ([`LogLimit::fits_claims`]).
+    pub(super) fn claim(&self, bytes: u64) -> LogClaim<'_> {
+        self.claimed_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.look();
+        LogClaim { limit: self, bytes }
+    }
+
+    /// Whether all that is claimed can be logged.
+    pub(super) fn fits_claims(&self) -> bool {
+        self.used.load(Ordering::Relaxed) + self.claimed_segments() <= self.segments.load(Ordering::Relaxed)
+    }
+
+    fn claimed_segments(&self) -> usize {
+        let segment = self.segment_bytes.load(Ordering::Relaxed).max(1);
+        to_usize(self.claimed_bytes.load(Ordering::Acquire).div_ceil(segment))
+    }
+
+    fn look(&self) {
+        let all = self.used.load(Ordering::Relaxed) + self.claimed_segments();
+        self.is_reached.store(all >= self.segments.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

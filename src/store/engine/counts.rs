@@ -19,6 +19,9 @@ pub(super) enum Count {
     GrowthWaits,
     MemoryWaits,
     Trims,
+    /// Large transactions, and changes of others for which there was no memory.
+    LargeTransactions,
+    LateChanges,
     /// Bundles of pages that cleaning moved.
     Moves,
 }

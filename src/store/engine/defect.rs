@@ -23,6 +23,14 @@ pub(super) enum EngineDefect {
     EffectsCountedTwice,
     /// A checkpoint counts keys as of the one before, and the log starts where it likes.
     LogStartPassesCut,
+    /// Parts of a group count although the last one is not there.
+    GroupNeedsNoEnd,
+    /// The log is kept for a group from its last part on.
+    GroupHeldFromItsEnd,
+    /// A checkpoint whose cut lies in a group does not keep the group's first part.
+    GroupNotHeldForCut,
+    /// Writers write keys that are pending.
+    PendingIgnored,
 }
 
 /// What is broken, of which part.

@@ -1,17 +1,19 @@
-//! The drain: after an opening it brings what the log had into the tree.
+//! The drain: it brings what the log has, and the trees do not, into the trees: after an opening all
+//! of the log, and what large transactions have left to it.
 //!
 //! It is a task of its own beside the keeper. It waits for memory, and for pages that others load,
 //! as everybody does; the keeper waits for neither, so what fills memory is always written.
 //!
-//! The drain goes over all that the overlay of records has, in the order of keys, a few at a time,
-//! and lets others run in between. **What it cannot bring in it leaves there**: if a page is
-//! damaged, or cannot be read now, the overlay goes on answering for the keys that belong into it,
-//! and who writes them gets the error of the page. Everything else goes on. What is left is tried
-//! again every [`AGAIN`], and by everybody who writes a key.
+//! The drain takes one overlay of records after the other, and goes over all that it has, in the
+//! order of keys, a few at a time, and lets others run in between. **What it cannot bring in it
+//! leaves there**: if a page is damaged, or cannot be read now, the overlay goes on answering for
+//! the keys that belong into it, and who writes them gets the error of the page. Everything else
+//! goes on. What is left is tried again every [`AGAIN`], and by everybody who writes a key. An
+//! overlay with nothing left goes.
 //!
-//! | state | checkpoints | the log is kept from |
+//! | state of an overlay | checkpoints | the log is kept from |
 //! |---|---|---|
-//! | under way: not all has been tried | wait | the overlay's first record on |
+//! | under way: not all has been tried | wait | its first record on |
 //! | through, something is left | are taken | the oldest record that is left on |
 //! | through, nothing is left | are taken | wherever the flusher says |
 //!
@@ -27,6 +29,9 @@
 //! what the log keeps for the page has been behind that for long, but not behind the new record,
 //! and the flusher never goes back. So the flusher is never told of a larger number than that from
 //! which on the drain needs the log (`keeper.rs`, `log_start_number`).
+//!
+//! A record of a group needs the log from the group's first part on, and not from its own number
+//! ([`Record::from`]).
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -36,7 +41,7 @@ use std::time::Duration;
 use super::core_store::{CoreStore, Duty};
 use super::counts::{Count, count};
 use super::in_flight::What;
-use super::signal::Signal;
+use super::overlays::Overlaid;
 use super::space::account::added_by;
 use crate::block::Namespace;
 use crate::error::{Outcome, Result};
@@ -52,15 +57,15 @@ use crate::store::word::ChildWord;
 const KEYS_AT_ONCE: usize = 8;
 /// So many places are asked of the overlay at once.
 const PLACES_AT_ONCE: usize = 64;
+/// So long the drain waits at most for what it has made of the shape of trees to be written.
+const SETTLES_WITHIN: Duration = Duration::from_millis(10);
 /// What is left is tried again after this time.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
-/// How far the drain has come: for the keeper, and what the keeper asks of it.
+/// How far the drain of an overlay has come: for the keeper, and what the keeper asks of it.
 #[derive(Debug, Default)]
 pub(super) struct Draining {
     state: Mutex<State>,
-    /// There is something for the drain to do.
-    signal: Signal,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +82,7 @@ impl Draining {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether checkpoints may be taken.
+    /// Whether all was tried.
     pub(super) fn is_through(&self, overlay: &Overlay) -> bool {
         overlay.is_drained() || self.state().is_through
     }
@@ -95,25 +100,34 @@ impl Draining {
     pub(super) fn carry_on(&self, overlay: &Overlay) {
         if !overlay.is_drained() {
             self.state().is_to_carry = true;
-            self.signal.set();
         }
     }
 
-    /// Makes the task look.
-    pub(super) fn wake(&self) {
-        self.signal.set();
+    /// All was tried, and this is left.
+    fn through(&self, left: &[Left]) {
+        let mut state = self.state();
+        state.is_through = true;
+        state.oldest = left.iter().map(|left| left.from).min();
+    }
+
+    /// Whether what is left is to be carried on. Asked once.
+    fn take_to_carry(&self) -> bool {
+        std::mem::take(&mut self.state().is_to_carry)
     }
 }
 
-/// A record that is not in the tree, with its newest number in the log.
+/// A record that is not in the tree, with the number from which on the log has it.
 #[derive(Clone, Copy, Debug)]
 struct Left {
     place: Place,
-    number: u64,
+    from: u64,
 }
 
+/// An overlay that was gone over, with what is left of it.
+type Tried = (Arc<Overlaid>, Vec<Left>);
+
 impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// The drain's task, until all is in the tree, or the store is closed or has failed.
+    /// The drain's task, until the store is closed or has failed.
     pub(super) async fn drain(self: Rc<Self>, duty: Duty) {
         if let Err(error) = self.drain_on().await {
             self.shared.fail(&error);
@@ -122,38 +136,74 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     async fn drain_on(&self) -> Result<()> {
-        let overlay = Arc::clone(&self.shared.overlay);
-        let mut left = self.drain_once(&overlay).await?;
+        let overlays = &self.shared.overlay;
+        let mut tried: Vec<Tried> = Vec::new();
         loop {
-            let is_to_carry = {
-                let mut state = self.shared.draining.state();
-                state.is_through = true;
-                state.oldest = left.iter().map(|left| left.number).min();
-                std::mem::take(&mut state.is_to_carry)
-            };
-            self.shared.keeper.set();
-            if left.is_empty() || self.shared.is_over() {
+            self.try_new(&mut tried).await?;
+            if self.shared.is_over() {
                 return Ok(());
             }
-            if is_to_carry {
-                self.carry_on(&overlay, &mut left).await?;
+            let mut has_carried = false;
+            for (overlay, left) in &mut tried {
+                if overlay.draining.take_to_carry() {
+                    self.carry_on(overlay, left).await?;
+                    overlay.draining.through(left);
+                    has_carried = true;
+                }
+            }
+            self.shared.keeper.set();
+            if has_carried {
                 continue;
             }
-            either(self.shared.draining.signal.wait(), self.env.sleep(AGAIN)).await;
-            let places: Vec<_> = left.iter().map(|left| left.place).collect();
-            let (mut unreadable, mut numbers) = (HashSet::new(), left.iter().map(|left| left.number));
-            let mut again = Vec::new();
-            for (at, place) in places.into_iter().enumerate() {
-                let number = numbers.next().expect("each has one");
-                if self.bring_in(&overlay, place, &mut unreadable).await?.is_some() {
-                    again.push(Left { place, number });
-                }
-                if at % KEYS_AT_ONCE == KEYS_AT_ONCE - 1 {
-                    yield_now().await;
-                }
+            if tried.is_empty() {
+                overlays.signal.wait().await;
+            } else {
+                either(overlays.signal.wait(), self.env.sleep(AGAIN)).await;
             }
-            left = again;
+            for (overlay, left) in &mut tried {
+                self.try_again(overlay, left).await?;
+                overlay.draining.through(left);
+            }
         }
+    }
+
+    /// Goes over the overlays that were not gone over yet, and lets go of those that are drained.
+    async fn try_new(&self, tried: &mut Vec<Tried>) -> Result<()> {
+        let overlays = &self.shared.overlay;
+        for overlay in overlays.list() {
+            if !tried.iter().any(|(other, _)| Arc::ptr_eq(other, &overlay)) {
+                let left = self.drain_once(&overlay).await?;
+                if self.shared.is_over() {
+                    return Ok(());
+                }
+                overlay.draining.through(&left);
+                self.shared.keeper.set();
+                tried.push((overlay, left));
+            }
+        }
+        tried.retain(|(overlay, _)| {
+            let is_drained = overlay.is_drained();
+            if is_drained {
+                overlays.remove(overlay);
+                self.overlay.borrow_mut().all(overlays);
+            }
+            !is_drained
+        });
+        Ok(())
+    }
+
+    /// Tries once more what was left.
+    async fn try_again(&self, overlay: &Overlay, left: &mut Vec<Left>) -> Result<()> {
+        let mut unreadable = HashSet::new();
+        for (at, Left { place, from }) in std::mem::take(left).into_iter().enumerate() {
+            if self.bring_in(overlay, place, &mut unreadable).await?.is_some() {
+                left.push(Left { place, from });
+            }
+            if at % KEYS_AT_ONCE == KEYS_AT_ONCE - 1 {
+                yield_now().await;
+            }
+        }
+        Ok(())
     }
 
     /// Tries to bring everything into the tree. What is left.
@@ -163,10 +213,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let root_of = |tree: u32| self.shared.trees().root_of(tree).map(|tree| tree.root.bits());
             let places = overlay.take_next(&mut hand, PLACES_AT_ONCE, root_of);
             yield_now().await;
+            self.let_growth_settle().await;
             for some in places.chunks(KEYS_AT_ONCE) {
                 for place in some {
-                    let number = self.bring_in(overlay, *place, &mut unreadable).await?;
-                    left.extend(number.map(|number| Left { place: *place, number }));
+                    let from = self.bring_in(overlay, *place, &mut unreadable).await?;
+                    left.extend(from.map(|from| Left { place: *place, from }));
                 }
                 yield_now().await;
             }
@@ -174,8 +225,19 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(left)
     }
 
-    /// Brings one key into the tree. The number of its record if that cannot be, because what is
-    /// missing is damaged or one of the `unreadable`.
+    /// Lets the keeper write what the keys before have made of the tree's shape, if that is much; but
+    /// not for ever, as it may wait for somebody's next step.
+    async fn let_growth_settle(&self) {
+        self.look_at_growth();
+        if self.shared.growth.is_reached() {
+            let moment = self.shared.progress.now();
+            self.shared.keeper.set();
+            either(self.shared.progress.since(moment), self.env.sleep(SETTLES_WITHIN)).await;
+        }
+    }
+
+    /// Brings one key into the tree. From which number on the log is needed for its record if that
+    /// cannot be, because what is missing is damaged or one of the `unreadable`.
     async fn bring_in(
         &self,
         overlay: &Overlay,
@@ -185,7 +247,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let (tree, _) = place;
         let tree = TreeRoot { tree: tree.tree, root: ChildWord::from_bits(tree.root) };
         loop {
-            let (refusal, number) = match overlay.claim_at(place) {
+            let (refusal, from) = match overlay.claim_at(place) {
                 Claimed::Nothing => return Ok(None),
                 Claimed::Busy => (Refusal::Again, 0),
                 Claimed::Mine(claim) => match self.install(tree, &claim) {
@@ -194,23 +256,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                         count(Count::Drained);
                         return Ok(None);
                     }
-                    Err(refusal) => (refusal, claim.record().number),
+                    Err(refusal) => (refusal, claim.record().from),
                 },
             };
             let missing = match refusal {
-                Refusal::Miss(Miss::Damaged(_)) => return Ok(Some(number)),
+                Refusal::Miss(Miss::Damaged(_)) => return Ok(Some(from)),
                 Refusal::Miss(Miss::Page(page)) => Some(What::Page(page.id)),
                 Refusal::Miss(Miss::Frame(frame)) => Some(What::Frame(frame)),
                 _ => None,
             };
             if missing.is_some_and(|missing| unreadable.contains(&missing)) {
-                return Ok(Some(number));
+                return Ok(Some(from));
             }
             if let Err(error) = self.overcome(refusal).await {
                 self.shared.check_failed("drain log", Outcome::Unknown)?;
                 tracing::warn!("{}: some of the log stays there for now: {error}", self.shared.name);
                 unreadable.extend(missing);
-                return Ok(Some(number));
+                return Ok(Some(from));
             }
         }
     }
@@ -219,13 +281,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     async fn carry_on(&self, overlay: &Overlay, left: &mut Vec<Left>) -> Result<()> {
         let mut carried = Vec::with_capacity(left.len());
         for Left { place, .. } in left.drain(..) {
-            carried.extend(self.log_again(overlay, place).await?.map(|number| Left { place, number }));
+            carried.extend(self.log_again(overlay, place).await?.map(|from| Left { place, from }));
             if carried.len() % KEYS_AT_ONCE == 0 {
                 yield_now().await;
             }
         }
         if let Some(last) = carried.last() {
-            self.log.wait(last.number).await?;
+            self.log.wait(last.from).await?;
         }
         *left = carried;
         Ok(())

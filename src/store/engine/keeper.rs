@@ -42,7 +42,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         duty.done();
         self.shared.requests().is_closed = true;
-        self.shared.draining.wake();
+        self.shared.overlay.signal.set();
         self.shared.progress.tell();
     }
 
@@ -60,7 +60,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 let answered = requests.done.max(requests.refused.0);
                 (requests.wanted > answered, requests.wanted, requests.is_closing)
             };
-            let is_through = self.shared.draining.is_through(&self.shared.overlay);
+            let is_through = self.shared.overlay.is_through();
             if is_through {
                 // Not before: what the drain has is counted until it is in pages.
                 self.answer_for_room().await?;
@@ -105,7 +105,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     }
                 } else if load.log_used >= was_long + load.log_limit / 8 {
                     was_long = load.log_used;
-                    self.shared.draining.carry_on(&self.shared.overlay);
+                    self.shared.overlay.carry_on();
                 }
             }
             if !has_flushed {
@@ -285,7 +285,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let next = self.log.log().stable_number();
         // Before the flusher looks: what is drained after that has said before that its page is
         // dirty.
-        let overlaid = self.shared.draining.needs_from(&self.shared.overlay);
+        let overlaid = self.shared.overlay.needs_from();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
         let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
         self.shared.flusher().log_start(next.min(overlaid), &pages, &mut take)

@@ -145,6 +145,11 @@ impl LengthsOfCore {
             Effect::Less => -1,
             Effect::None | Effect::Unknown => return,
         };
+        self.add_all(tree, number, difference);
+    }
+
+    /// The same where it did so much to the number of keys.
+    pub(super) fn add_all(&self, tree: TreeRoot, number: u64, difference: i64) {
         let changes = &mut *lock(&self.changes);
         let sums = if number < changes.cut { &mut changes.below } else { &mut changes.above };
         add(sums, root(tree), difference);

@@ -257,23 +257,31 @@ async fn load<E: Env, N: Namespace>(
     } else {
         lengths.number
     };
-    let mut records = overlay::Builder::new(u64::from_le_bytes(seed), counted_from);
+    let log_start = superblock.log.first_write;
+    let mut records = overlay::Builder::new(u64::from_le_bytes(seed), counted_from).of_log_from(log_start);
     let mut has_deleted_range = false;
-    let mut logged_bytes = 0;
+    let (mut logged_bytes, mut incomplete) = (0, None);
     let mut each = |batch: &Batch<'_>| {
         if batch.header.batch >= superblock.first_batch {
             named.extend(batch.bundles());
         }
         for (number, operations) in batch.records() {
-            for operation in operations.iter() {
+            let taken = records.record(number, operations, |operation| {
                 has_deleted_range |= matches!(operation, Operation::DeleteRange { .. });
-                // Records that are spilled come with a later step: nobody writes them.
-                _ = records.add(number, &operation);
-                logged_bytes += added_by(&operation);
-            }
+                logged_bytes += added_by(operation);
+            });
+            incomplete = incomplete.or(taken.err());
         }
     };
     let end = replay(namespace, log_format(&owner), point(&superblock.log), &mut each).await?;
+    if Defects::now().has(EngineDefect::GroupNeedsNoEnd) {
+        records.end_groups(end.position.first - 1);
+    }
+    if let Some(overlay::IncompleteGroup { number, first }) = incomplete {
+        return Err(Error::new(ErrorKind::Corrupt, "open store").at(name.clone()).because(format!(
+            "its log lacks a part of the group that begins with {first} and ends with {number}"
+        )));
+    }
     if has_deleted_range {
         // Nobody brings one into the tree yet: the overlay would never be drained.
         return Err(Error::new(ErrorKind::Unsupported, "open store")
@@ -396,7 +404,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let events = shared.add_queue();
         let core = shared.nodes.attach_with(Sink::Keeper(Arc::clone(&events))).ok_or_else(refused)?;
         let log = shared.log.attach(&env, namespace.clone())?;
-        let overlay = RefCell::new(shared.overlay.access());
         let lengths = shared.lengths.attach();
         let hand = Hand::new(Arc::clone(&shared.round));
         let asked = shared.add_collector();
@@ -408,7 +415,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             core,
             events,
             log,
-            overlay,
+            overlay: RefCell::default(),
             lengths,
             hand,
             spared: RefCell::default(),

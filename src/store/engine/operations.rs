@@ -3,11 +3,12 @@
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
+use super::defect::{Defects, EngineDefect};
 use super::space::account::{Held, added_bytes};
 use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Known, Miss, Numbers, Refusal, TreeRoot};
+use crate::store::btree::{Change, KnownSince, Miss, Numbers, Refusal, TreeRoot};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::Durability;
@@ -103,14 +104,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         read: &mut Option<F>,
     ) -> std::result::Result<Look<R>, Miss> {
         let mut made = |value: &[u8]| Look::Value(read.take().expect("it reads once")(value));
-        if let Some(overlay) = self.overlay.borrow_mut().get()
-            && let Some(newest) = overlay.get(overlaid(tree), key)
-        {
-            return Ok(match newest {
-                Newest::Put { value, .. } => made(value),
-                Newest::Deleted => Look::Absent,
-                Newest::PutReference { reference, .. } => Look::Elsewhere(reference),
-            });
+        for overlay in self.overlay.borrow_mut().all(&self.shared.overlay) {
+            if let Some(newest) = overlay.get(overlaid(tree), key) {
+                return Ok(match newest {
+                    Newest::Put { value, .. } => made(value),
+                    Newest::Deleted => Look::Absent,
+                    Newest::PutReference { reference, .. } => Look::Elsewhere(reference),
+                });
+            }
         }
         Ok(match self.core.pin().get(tree, key)? {
             None => Look::Absent,
@@ -165,6 +166,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(len).await?;
+            if !self.may_write(tree, key) {
+                continue;
+            }
             // Here, as its number is drawn soon after.
             if !is_admitted && !self.shared.space.admit(adds) {
                 drop(room);
@@ -177,8 +181,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             is_admitted = true;
-            // Nothing awaits from here to the record. The key may have come into the overlay's
-            // hands again only by this core's own operations, and there were none.
+            // Nothing awaits from the look at the overlays to the record.
             let written = {
                 let pin = self.core.pin_with(room_of(change));
                 pin.write(tree, key, change, &mut Logged { room: &mut room })
@@ -269,16 +272,35 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
-    /// Brings what the overlay has of `key` into the tree, before it is written to.
+    /// Waits while a transaction that is not decided has `key`, and brings what an overlay has of it
+    /// into the tree, before it is written to. The writer asks [`CoreStore::may_write`] in the step
+    /// in which it writes.
     pub(super) async fn bring_over(&self, tree: TreeRoot, key: &[u8]) -> Result<()> {
+        self.wait_until_decided(tree, key).await?;
+        self.bring_into_tree(tree, key).await
+    }
+
+    /// Whether a write of the key may be made in this step: nothing of it is to be brought over, and
+    /// no transaction that is not decided has it. If not the writer starts over. What was brought
+    /// over before may have come to an overlay again while the writer waited.
+    pub(super) fn may_write(&self, tree: TreeRoot, key: &[u8]) -> bool {
+        let mut access = self.overlay.borrow_mut();
+        let overlays = access.all(&self.shared.overlay);
+        let is_over = overlays.iter().all(|overlay| overlay.get(overlaid(tree), key).is_none());
+        is_over && !self.is_pending(tree, key)
+    }
+
+    /// Brings what an overlay has of `key` into the tree.
+    pub(super) async fn bring_into_tree(&self, tree: TreeRoot, key: &[u8]) -> Result<()> {
         loop {
             let refusal = {
                 let mut access = self.overlay.borrow_mut();
-                let Some(overlay) = access.get() else { return Ok(()) };
-                match overlay.claim(overlaid(tree), key) {
-                    Claimed::Nothing => return Ok(()),
-                    Claimed::Busy => Refusal::Again,
-                    Claimed::Mine(claim) => match self.install(tree, &claim) {
+                let overlays = access.all(&self.shared.overlay).iter();
+                let mut claims = overlays.map(|overlay| overlay.claim(overlaid(tree), key));
+                match claims.find(|claimed| !matches!(claimed, Claimed::Nothing)) {
+                    None | Some(Claimed::Nothing) => return Ok(()),
+                    Some(Claimed::Busy) => Refusal::Again,
+                    Some(Claimed::Mine(claim)) => match self.install(tree, &claim) {
                         Ok(()) => {
                             claim.finish();
                             return Ok(());
@@ -304,7 +326,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             Newest::Deleted => Change::Delete,
         };
         let pin = self.core.pin_with(Room::Ordinary);
-        pin.write(tree, record.key, change, &mut Known(record.number)).map(drop)
+        let mut numbers = KnownSince { number: record.number, from: record.from };
+        if Defects::now().has(EngineDefect::GroupHeldFromItsEnd) {
+            numbers.from = record.number;
+        }
+        pin.write(tree, record.key, change, &mut numbers).map(drop)
     }
 }
 

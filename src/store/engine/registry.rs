@@ -2,12 +2,10 @@
 //! still has of them. `trees` reads it from the catalog and writes both.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
 
 use crate::store::btree::TreeRoot;
 use crate::store::codec::Reader;
-use crate::store::overlay::{Access, Overlay, TreeChange};
+use crate::store::overlay::TreeChange;
 use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// The catalog: the tree of trees.
@@ -135,28 +133,5 @@ impl Trees {
                 }
             }
         }
-    }
-}
-
-/// The overlay of records, which is there as soon as the trees are known.
-#[derive(Debug, Default)]
-pub(super) struct LateOverlay(OnceLock<Arc<Overlay>>);
-
-impl LateOverlay {
-    pub(super) fn set(&self, overlay: Overlay) {
-        self.0.set(Arc::new(overlay)).expect("a store is opened once");
-    }
-
-    /// One core's way to it.
-    pub(super) fn access(&self) -> Access {
-        self.0.get().map_or_else(Access::default, |overlay| Access::new(Arc::clone(overlay)))
-    }
-}
-
-impl Deref for LateOverlay {
-    type Target = Arc<Overlay>;
-
-    fn deref(&self) -> &Self::Target {
-        self.0.get().expect("nothing but opening comes before the trees are known")
     }
 }

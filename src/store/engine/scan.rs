@@ -4,9 +4,10 @@
 //! one that has that key when the scan comes to it. What was read of a leaf is copied, up to
 //! [`BATCH_BYTES`] at a time, and between two calls the scan holds nothing of the store.
 //!
-//! What the overlay of records has of the keys ahead is taken *before* the leaf is read, and goes
+//! What the overlays of records have of the keys ahead is taken *before* the leaf is read, and goes
 //! before it: a key that is drained in between would be in neither otherwise. A page that is
-//! missing is loaded, and both are read again.
+//! missing is loaded, and both are read again. Of several overlays none has a key of another; a step
+//! goes as far as the one that was asked for the least.
 //!
 //! | a step ends | because | the next one starts |
 //! |---|---|---|
@@ -17,6 +18,7 @@
 //! Changes of keys ahead are seen if they are made before the scan comes to their leaf. No key that
 //! stays is missed, or shown twice.
 
+use std::cmp::Ordering;
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::rc::Rc;
@@ -200,10 +202,13 @@ impl<E: Env, N: Namespace> Scan<E, N> {
         let Self { store, tree, lower, upper, direction, batch, .. } = self;
         let mut access = store.overlay.borrow_mut();
         let range = (as_slice(lower), as_slice(upper));
-        let overlay = access.get();
-        let view = overlay.map(|overlay| overlay.view(overlaid(*tree), range, *direction, OVERLAID_AT_ONCE));
+        let overlays = access.all(&store.shared.overlay).iter();
+        let views =
+            overlays.map(|overlay| overlay.view(overlaid(*tree), range, *direction, OVERLAID_AT_ONCE));
+        let views: Vec<_> = views.collect();
         let pin = store.core.pin();
-        let mut merge = Merge::new(view.as_ref(), *direction);
+        let mut merge = Merge::new(&views, *direction);
+        let end = merge.end;
         let each = |key: &[u8], value: Value<'_>| {
             if lies_in(key, range) {
                 merge.leaf(key, value, batch);
@@ -215,7 +220,6 @@ impl<E: Env, N: Namespace> Scan<E, N> {
             let (last, _) = batch.entry(batch.ends.len() - 1).expect("what is full has an entry");
             return Ok(Reached::Key(last.to_vec()));
         }
-        let end = view.as_ref().and_then(View::end);
         let before_leaf_ends =
             |end: &&[u8]| next.as_ref().is_none_or(|next| is_inside(end, next, *direction));
         match end.filter(before_leaf_ends) {
@@ -277,55 +281,74 @@ enum Reached {
     End,
 }
 
-/// The entries of a leaf and the records of the overlay, each in the scan's order, merged.
+/// The entries of a leaf and the records of the overlays, each in the scan's order, merged.
 struct Merge<'v> {
-    records: Peekable<Box<dyn Iterator<Item = Record<'v>> + 'v>>,
-    view: Option<&'v View<'v>>,
+    records: Vec<Peekable<Box<dyn Iterator<Item = Record<'v>> + 'v>>>,
+    views: &'v [View<'v>],
+    /// The last key of which all views know.
+    end: Option<&'v [u8]>,
     direction: Direction,
 }
 
 impl<'v> Merge<'v> {
-    fn new(view: Option<&'v View<'v>>, direction: Direction) -> Self {
-        let records: Box<dyn Iterator<Item = Record<'v>> + 'v> = match (view, direction) {
-            (None, _) => Box::new(std::iter::empty()),
-            (Some(view), Direction::Forwards) => Box::new(view.records()),
-            (Some(view), Direction::Backwards) => Box::new(view.records().rev()),
-        };
-        Self { records: records.peekable(), view, direction }
+    fn new(views: &'v [View<'v>], direction: Direction) -> Self {
+        let records = views.iter().map(|view| {
+            let records: Box<dyn Iterator<Item = Record<'v>> + 'v> = match direction {
+                Direction::Forwards => Box::new(view.records()),
+                Direction::Backwards => Box::new(view.records().rev()),
+            };
+            records.peekable()
+        });
+        let ends = views.iter().filter_map(View::end);
+        let end = ends.min_by(|a, b| in_order(direction, a, b));
+        Self { records: records.collect(), views, end, direction }
     }
 
     /// Whether `a` comes before `b`.
     fn is_before(&self, a: &[u8], b: &[u8]) -> bool {
-        match self.direction {
-            Direction::Forwards => a < b,
-            Direction::Backwards => a > b,
-        }
+        in_order(self.direction, a, b).is_lt()
+    }
+
+    /// The next record, if it is one of which all views know and that `is_wanted`.
+    fn next_record(&mut self, is_wanted: impl FnOnce(&[u8]) -> bool) -> Option<Record<'v>> {
+        let (direction, end) = (self.direction, self.end);
+        let next = self.records.iter_mut().filter_map(|records| {
+            let key = records.peek()?.key;
+            Some((key, records))
+        });
+        let (key, records) = next.min_by(|(a, _), (b, _)| in_order(direction, a, b))?;
+        let is_known = end.is_none_or(|end| in_order(direction, key, end).is_le());
+        if is_known && is_wanted(key) { records.next() } else { None }
     }
 
     /// One more entry of the leaf.
     fn leaf(&mut self, key: &[u8], value: Value<'_>, batch: &mut Batch) {
-        while let Some(record) = self.records.peek().copied()
-            && self.is_before(record.key, key)
-        {
+        let direction = self.direction;
+        while let Some(record) = self.next_record(|of| in_order(direction, of, key).is_lt()) {
             push_record(&record, batch);
-            self.records.next();
         }
-        let is_hidden = |view: &View<'_>| {
-            // Of keys behind its end the view knows nothing: the next step reads them.
-            view.end().is_some_and(|end| self.is_before(end, key)) || view.hides(key)
-        };
-        if !self.view.is_some_and(is_hidden) {
+        // Of keys behind the end some view knows nothing: the next step reads them.
+        let is_behind = self.end.is_some_and(|end| self.is_before(end, key));
+        if !is_behind && !self.views.iter().any(|view| view.hides(key)) {
             batch.push(key, value.value, value.is_reference);
         }
     }
 
     /// The leaf has no more; the next one begins at `next`, or, backwards, is below it.
     fn finish(mut self, next: Option<&[u8]>, batch: &mut Batch) {
-        while let Some(record) = self.records.next()
-            && next.is_none_or(|next| is_inside(record.key, next, self.direction))
-        {
+        let direction = self.direction;
+        let is_inside = |key: &[u8]| next.is_none_or(|next| is_inside(key, next, direction));
+        while let Some(record) = self.next_record(is_inside) {
             push_record(&record, batch);
         }
+    }
+}
+
+/// How two keys follow each other in a scan.
+fn in_order(direction: Direction, a: &[u8], b: &[u8]) -> Ordering {
+    match direction {
+        Direction::Forwards => a.cmp(b),
+        Direction::Backwards => b.cmp(a),
     }
 }
 

@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 mod full_memory;
 mod keeper;
+mod large;
 mod lengths;
 mod overlay;
 mod scan;

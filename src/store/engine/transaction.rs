@@ -18,8 +18,7 @@
 //! # Room for the record
 //!
 //! It is taken before the closure runs, for the longest value of each key, or for the longest
-//! record that there may be. If the changes are longer than that the transaction is refused, and
-//! nothing was changed.
+//! record that there may be.
 //!
 //! # Long values
 //!
@@ -29,22 +28,28 @@
 //! are made if the keys still have what it saw. If not it runs again. So it has to do the same for
 //! the same values, but for what it returns: its last call counts.
 //!
+//! # Large transactions
+//!
+//! A transaction is *large*, and goes another way ([`large`]), if it has more than [`MANY_KEYS`]
+//! keys, if its changes are longer than a record, or if the leaves of its keys are not in memory
+//! all at once after [`TRIES`] tries.
+//!
 //! # If memory runs out between two changes
 //!
-//! That must not be, as the first of them cannot be taken back. So there is memory for
-//! [`BYTES_PER_KEY`] for each key before the first, an eighth of the cache at most; changes may use
-//! the reserve besides; and where even that is not enough, clean pages are evicted at once. If all
-//! of it fails, for a transaction whose leaves are a large part of the cache, **the record is
-//! written nevertheless and the store fails**: it takes no writes any more, and whoever opens it
-//! again finds the whole transaction.
+//! There is memory for [`BYTES_PER_KEY`] for each key before the first, an eighth of the cache at
+//! most; changes may use the reserve besides; and where even that is not enough, clean pages are
+//! evicted at once. If all of it fails, the changes that are left go to an overlay of records in the
+//! same step ([`overlays`](super::overlays)), as they do after a crash: the record has all of them.
 
+mod large;
 mod long;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::core_store::CoreStore;
-use super::operations::{operation, reference_of};
+use super::counts::{Count, count};
+use super::operations::{operation, overlaid, reference_of};
 use super::space::account::grows_by;
 use super::update::{LONGEST_VALUE, effect_of};
 use super::values::{INLINE_BYTES, Reference};
@@ -54,13 +59,16 @@ use crate::store::btree::{Change, Known, Miss, Refusal, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES};
+use crate::store::overlay::{Newest, SortedBuilder, Span};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
 
 /// What a change takes of the memory if its leaf is split: two leaves, and a part of the page
 /// above.
 const BYTES_PER_KEY: u64 = 16 << 10;
-/// How often clean pages are evicted for one change.
-const EVICTIONS: u32 = 64;
+/// A transaction with more keys is large: to read so many in one step takes long enough.
+const MANY_KEYS: usize = 512;
+/// How often the leaves of a transaction's keys are loaded until it is large.
+const TRIES: u32 = 8;
 
 /// A declared key, and its tree.
 pub(in crate::store) type Key<'k> = (TreeRoot, &'k [u8]);
@@ -186,7 +194,15 @@ struct Changes {
 
 impl Changes {
     fn iter<'c>(&'c self, keys: &'c [Key<'c>]) -> impl Iterator<Item = (Key<'c>, Change<'c>, Effect)> {
-        self.list.iter().map(|OneChange { place, to, effect }| {
+        self.some(keys, 0..self.list.len())
+    }
+
+    fn some<'c>(
+        &'c self,
+        keys: &'c [Key<'c>],
+        some: Range<usize>,
+    ) -> impl Iterator<Item = (Key<'c>, Change<'c>, Effect)> {
+        self.list[some].iter().map(|OneChange { place, to, effect }| {
             let change = match to {
                 To::Put(range) => Change::Put(&self.staged[range.clone()]),
                 To::Reference(reference) => Change::PutReference(reference),
@@ -197,7 +213,16 @@ impl Changes {
     }
 
     fn operations<'c>(&'c self, keys: &'c [Key<'c>]) -> impl Iterator<Item = Operation<'c>> {
-        self.iter(keys).map(|((tree, key), change, effect)| operation(tree, key, change, effect))
+        self.operations_in(keys, 0..self.list.len())
+    }
+
+    /// The operations of some of the changes.
+    fn operations_in<'c>(
+        &'c self,
+        keys: &'c [Key<'c>],
+        some: Range<usize>,
+    ) -> impl Iterator<Item = Operation<'c>> {
+        self.some(keys, some).map(|((tree, key), change, effect)| operation(tree, key, change, effect))
     }
 
     /// The length of their record, in bytes.
@@ -228,10 +253,6 @@ pub(super) fn too_long_a_value<T>() -> Result<T> {
     refused("the value is longer than a store takes")
 }
 
-fn too_long<T>() -> Result<T> {
-    refused("its changes are longer than a record of the log may be")
-}
-
 fn refused<T>(why: &str) -> Result<T> {
     let error = Error::new(ErrorKind::InvalidInput, "write to store").because(why.to_owned());
     Err(error.outcome_is(Outcome::NotStarted))
@@ -242,6 +263,20 @@ fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
     let mut first = HashMap::with_capacity(keys.len());
     let places = keys.iter().enumerate();
     places.map(|(at, (tree, key))| *first.entry((tree.tree, *key)).or_insert(at)).collect()
+}
+
+/// Runs the closure on what was found of the keys, with the first place of each.
+fn run_on<R>(
+    keys: &[Key<'_>],
+    (found, first): (Vec<Option<&[u8]>>, Vec<usize>),
+    run: &mut impl FnMut(&mut Transaction<'_>) -> R,
+) -> Result<(R, Changes)> {
+    let writes = vec![Staged::Nothing; keys.len()];
+    let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
+    let result = run(&mut transaction);
+    let changes = transaction.finish();
+    changes.check()?;
+    Ok((result, changes))
 }
 
 /// What a transaction's closure asks of the keys.
@@ -257,6 +292,8 @@ enum Attempt<R> {
     Missed(Miss),
     /// A long value was replaced after it was read.
     Outdated,
+    /// Its changes are longer than a record.
+    Large,
     Ran(R, Changes),
     /// The same, and the changes are not to be made without what the closure [saw](long::Seen).
     Long(R, Changes, long::Seen),
@@ -268,9 +305,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// As for [`CoreStore::write`], and that the changes are too long for one record; nothing was
-    /// changed. [`ErrorKind::OutOfMemory`] with outcome [`Outcome::Unknown`]: see the head of the
-    /// module.
+    /// As for [`CoreStore::write`], and [`ErrorKind::LimitReached`] if the changes are longer than a
+    /// part of the log; nothing was changed.
     pub(in crate::store) async fn transact<R>(
         &self,
         keys: &[Key<'_>],
@@ -291,11 +327,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if keys.iter().any(|(_, key)| key.len() > MAX_KEY_BYTES) {
             return refused("a key is longer than a store takes");
         }
+        if keys.len() > MANY_KEYS {
+            return Box::pin(self.transact_large((reads, durability), keys, &mut run)).await;
+        }
         let longest = |(tree, key): &Key<'_>| {
             operation(*tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len()
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
-        let (mut long, mut failed, mut asked) = (long::Values::new(), None, 0);
+        let (mut long, mut failed, mut asked, mut tries) = (long::Values::new(), None, 0, 0);
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
@@ -303,19 +342,25 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             let mut room = self.log_room(most).await?;
-            if !self.has_memory(keys.len()) {
+            let may_write = keys.iter().all(|(tree, key)| self.may_write(*tree, key));
+            if !may_write || !self.has_memory(keys.len()) {
                 // Others took it while this waited for the log.
                 continue;
             }
             // Nothing awaits from here to the record.
             if let Err(refusal) = self.is_ready(keys) {
                 drop(room);
+                tries += 1;
+                if tries >= TRIES {
+                    break;
+                }
                 self.overcome(refusal).await?;
                 continue;
             }
             let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
                 Attempt::Outdated => continue,
+                Attempt::Large => break,
                 Attempt::Missed(miss) => {
                     drop(room);
                     self.load(miss).await?;
@@ -324,27 +369,26 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
                     match self.carry_out(keys, changes, &seen, durability).await? {
-                        Some(number) => return Ok((result, Some(number))),
-                        None => continue,
+                        long::Carried::Out(number) => return Ok((result, Some(number))),
+                        long::Carried::Changed => continue,
+                        long::Carried::Large => break,
                     }
                 }
             };
             if changes.list.is_empty() {
                 return Ok((result, None));
             }
-            if changes.record_bytes(keys) > most {
-                return too_long();
-            }
             if !self.shared.space.admit(changes.adds) {
                 drop(room);
                 self.ask_for_room(&mut asked).await?;
                 continue;
             }
-            let number = self.apply(keys, &changes, &mut room)?;
+            let number = self.apply(keys, &changes, &mut room);
             drop(room);
             self.log.commit(number, durability);
             return Ok((result, Some(number)));
         }
+        Box::pin(self.transact_large((reads, durability), keys, &mut run)).await
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
@@ -372,12 +416,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 seen => seen.map(|seen| seen.value),
             });
         }
-        let first = first_places(keys);
-        let writes = vec![Staged::Nothing; keys.len()];
-        let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
-        let result = run(&mut transaction);
-        let changes = transaction.finish();
-        changes.check()?;
+        let (result, changes) = run_on(keys, (found, first_places(keys)), run)?;
+        if changes.record_bytes(keys) > self.log.log().max_record_bytes() && !changes.has_long(&seen) {
+            return Ok(Attempt::Large);
+        }
         Ok(if changes.has_long(&seen) {
             Attempt::Long(result, changes, long::Seen::new(&seen))
         } else {
@@ -420,7 +462,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Makes the changes under one number, and writes their record.
-    fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> Result<u64> {
+    fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> u64 {
         {
             // What makes room for one change is not to evict the leaf of another.
             let pin = self.core.pin();
@@ -428,21 +470,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             *self.spared.borrow_mut() = leaves.collect();
         }
         let number = room.draw_one();
-        let mut done = Ok(());
         // Deletes last: what they leave empty is removed, and its range is that of a leaf that may
         // not be in memory.
         let (deletes, puts): (Vec<_>, Vec<_>) =
             changes.iter(keys).partition(|(_, change, _)| *change == Change::Delete);
-        for ((tree, key), change, _) in puts.into_iter().chain(deletes) {
-            done = self.apply_one(tree, key, change, number);
-            if done.is_err() {
-                break;
-            }
-        }
+        let mut all = puts.into_iter().chain(deletes).map(|(key, change, _)| (key, change));
+        let refused = all.by_ref().find(|(key, change)| !self.apply_one(*key, *change, number));
+        let left: Vec<_> = refused.into_iter().chain(all).collect();
         self.spared.borrow_mut().clear();
-        if let Err(error) = &done {
+        if !left.is_empty() {
             // Before the record can be seen: no checkpoint may let the log go that still has it.
-            self.shared.fail(error);
+            self.leave(left, number);
         }
         for ((tree, _), _, effect) in changes.iter(keys) {
             self.lengths.add(tree, number, effect);
@@ -452,22 +490,46 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 out = operation.encode(out);
             }
         });
-        done.map(|()| number)
+        number
     }
 
-    fn apply_one(&self, tree: TreeRoot, key: &[u8], change: Change<'_>, number: u64) -> Result<()> {
-        let mut refusal = None;
-        for _ in 0..EVICTIONS {
+    /// Makes a change in its leaf, if there is memory for it.
+    fn apply_one(&self, (tree, key): Key<'_>, change: Change<'_>, number: u64) -> bool {
+        let write = || {
             // A pin for each change: what one has replaced may be freed for the next.
             let pin = self.core.pin_with(Room::Reserve);
-            match pin.write(tree, key, change, &mut Known(number)) {
-                Ok(_) => return Ok(()),
-                Err(why) => refusal = Some(why),
-            }
-            drop(pin);
-            self.evict_now(|_| {});
+            pin.write(tree, key, change, &mut Known(number)).is_ok()
+        };
+        write() || self.evict_now(|_| {}) && write()
+    }
+
+    /// Leaves changes to the drain.
+    fn leave(&self, mut left: Vec<(Key<'_>, Change<'_>)>, number: u64) {
+        (0..left.len()).for_each(|_| count(Count::LateChanges));
+        left.sort_unstable_by_key(|((tree, key), _)| (tree.tree, *key));
+        let mut builder = SortedBuilder::new(self.random_seed(), left.len());
+        for of_tree in left.chunk_by(|((a, _), _), ((b, _), _)| a.tree == b.tree) {
+            let (((tree, first), _), ((_, last), _)) = (of_tree[0], of_tree[of_tree.len() - 1]);
+            builder.start(overlaid(tree), (first, last));
+            of_tree.iter().for_each(|((_, key), change)| builder.add(key, &newest(change)));
         }
-        let why = format!("a transaction could not be finished in memory: {refusal:?}");
-        Err(Error::new(ErrorKind::OutOfMemory, "write to store").because(why).outcome_is(Outcome::Unknown))
+        let mut overlay = builder.finish();
+        overlay.set_span(Span { first: number, last: number });
+        self.shared.overlay.add(overlay);
+    }
+
+    fn random_seed(&self) -> u64 {
+        let mut seed = [0; 8];
+        self.env.fill_random(&mut seed);
+        u64::from_le_bytes(seed)
+    }
+}
+
+/// What a change makes of its key.
+fn newest<'c>(change: &'c Change<'_>) -> Newest<'c> {
+    match change {
+        Change::Put(value) => Newest::Put { value, expiry: None },
+        Change::PutReference(reference) => Newest::PutReference { reference: **reference, expiry: None },
+        Change::Delete => Newest::Deleted,
     }
 }

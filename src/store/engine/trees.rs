@@ -102,8 +102,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         records.tree_changes().iter().for_each(|(_, change)| trees.apply(change));
         self.shared.lengths.replayed(records.counted(), |tree| trees.root_of(tree));
-        self.shared.overlay.set(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
-        *self.overlay.borrow_mut() = self.shared.overlay.access();
+        self.shared.overlay.add(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
         *self.shared.trees() = trees;
         Ok(())
     }
@@ -178,6 +177,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.bring_over(catalog(), &key).await?;
             let mut room = self.log_room(most).await?;
             // Nothing awaits from here to the record.
+            if !self.may_write(catalog(), &key) {
+                continue;
+            }
             let made = self.make_tree(name, options, &mut room);
             drop(room);
             match made {

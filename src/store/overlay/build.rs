@@ -7,6 +7,9 @@
 //! An operation on a whole tree starts a new *part*. What older parts of the tree had is gone, and
 //! found by nobody. The operation itself is the opener's to do ([`Builder::tree_changes`]).
 //!
+//! A *group* is a transaction that was too long for a record ([`group`](super::group)). Its
+//! operations come when its last part does, as if they were that record's.
+//!
 //! # Counts
 //!
 //! What an operation did to the number of keys of its tree was true when it was logged. A
@@ -20,12 +23,13 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::arena::Arena;
 use super::entry::{Entry, Newest};
+use super::group::{Groups, IncompleteGroup, Taken};
 use super::index::Index;
 use super::order::{self, Ordered, Prefix};
 use super::ranges::{self, Deletion};
-use super::{Overlay, Part, TreeRoot};
+use super::{Overlay, Part, Span, TreeRoot};
 use crate::store::atomic::{AtomicBool, AtomicU64};
-use crate::store::wal::record::{Effect, Operation, ValueReference};
+use crate::store::wal::record::{Effect, Operation, Operations};
 
 /// An operation on a whole tree, which the opener does itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub(in crate::store) struct Builder {
     /// The tree of the operation before, and its part.
     last: Option<(u32, u32)>,
     changes: Vec<(u64, TreeChange)>,
+    groups: Groups,
+    spans: Vec<Span>,
 }
 
 #[derive(Debug)]
@@ -91,16 +97,59 @@ impl Builder {
             newest: HashMap::new(),
             last: None,
             changes: Vec::new(),
+            groups: Groups::default(),
+            spans: Vec::new(),
+        }
+    }
+
+    /// The log starts with the write of this number.
+    pub(in crate::store) fn of_log_from(self, first_write: u64) -> Self {
+        Self { groups: Groups::new(first_write), ..self }
+    }
+
+    /// Takes the next record of the log; numbers grow. `each` is called with the operations that
+    /// count from here on.
+    ///
+    /// # Errors
+    ///
+    /// It is a part of a group that the log does not have as it was written.
+    pub(in crate::store) fn record(
+        &mut self,
+        number: u64,
+        operations: Operations<'_>,
+        mut each: impl FnMut(&Operation<'_>),
+    ) -> Result<(), IncompleteGroup> {
+        match self.groups.take(number, operations)? {
+            Taken::Aside => {}
+            Taken::Record => self.add_all(number, operations, &mut each),
+            Taken::Group { first, records } => {
+                self.spans.push(Span { first, last: number });
+                for record in &records {
+                    self.add_all(number, Operations(record), &mut each);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What must not be: the groups of which some parts have come count as well.
+    pub(in crate::store) fn end_groups(&mut self, number: u64) {
+        for record in self.groups.take_open() {
+            self.add_all(number, Operations(&record), &mut |_| {});
+        }
+    }
+
+    fn add_all(&mut self, number: u64, operations: Operations<'_>, each: &mut impl FnMut(&Operation<'_>)) {
+        for operation in operations.iter() {
+            each(&operation);
+            self.add(number, &operation);
         }
     }
 
     /// Takes the next operation of the log; numbers do not decrease.
-    ///
-    /// Returns the reference of a spilled record: the caller reads its operations and adds these
-    /// in its place.
-    #[must_use = "a spilled record's operations are to be added in its place"]
-    pub(in crate::store) fn add(&mut self, number: u64, operation: &Operation<'_>) -> Option<ValueReference> {
-        self.first.get_or_insert(number);
+    pub(in crate::store) fn add(&mut self, number: u64, operation: &Operation<'_>) {
+        let first = self.spans.last().filter(|span| span.last == number).map_or(number, |span| span.first);
+        self.first = Some(self.first.map_or(first, |before| before.min(first)));
         self.sequence = self.sequence.checked_add(1).expect("a log has less than 2^32 operations");
         match *operation {
             Operation::Put { tree, effect, expiry, key, value } => {
@@ -139,11 +188,9 @@ impl Builder {
                 self.count(number, tree, Effect::Unknown);
                 self.changes.push((number, TreeChange::Install { tree, root }));
             }
-            Operation::Spilled { reference } => return Some(reference),
-            // A void, and operands of merges, which nobody logs any more.
-            _ => {}
+            // What is in parts does not come here before the last of them.
+            Operation::Void | Operation::Part(_) => {}
         }
-        None
     }
 
     /// What to do with whole trees, in the order of the log, with the write numbers.
@@ -194,6 +241,8 @@ impl Builder {
         Overlay {
             seed: self.seed,
             first: self.first.unwrap_or(0),
+            last: 0,
+            spans: self.spans,
             arena: self.arena,
             entries: self.entries,
             index: self.index,

@@ -46,7 +46,10 @@ impl Claim<'_> {
     pub(in crate::store) fn record(&self) -> Record<'_> {
         match &self.held {
             Held::Entry(entry) => self.overlay.record(entry),
-            Held::Range(range, key) => Record { number: range.number, key, newest: Newest::Deleted },
+            Held::Range(range, key) => {
+                let number = range.number;
+                Record { number, from: number, key, newest: Newest::Deleted }
+            }
             Held::Finished => unreachable!("only the end of a claim leaves this behind"),
         }
     }

@@ -54,6 +54,7 @@ enum Kind {
 /// Its bytes in the arena: the key, the expiry if there is one, the value or reference.
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// 0: the overlay's.
     pub(super) number: u64,
     /// How many operations were added before its newest one.
     pub(super) sequence: u32,

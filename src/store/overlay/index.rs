@@ -20,6 +20,11 @@ impl Default for Index {
 }
 
 impl Index {
+    /// One that does not become larger before it has more entries than that.
+    pub(super) fn with_room_for(entries: usize) -> Self {
+        Self { words: vec![0; (entries * 2 + 2).next_power_of_two().max(FIRST_WORDS)], used: 0 }
+    }
+
     /// The entry with this hash of which `is_it` says that it is the one.
     pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut at = self.home(hash);

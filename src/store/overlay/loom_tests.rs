@@ -33,7 +33,7 @@ struct Model {
 impl Model {
     fn new(operation: &Operation<'_>) -> Arc<Self> {
         let mut builder = Builder::new(1, 0);
-        assert_eq!(builder.add(1, operation), None);
+        builder.add(1, operation);
         let overlay = builder.finish(|_| Some(7));
         Arc::new(Self { overlay, tree: AtomicU64::new(0), acknowledged: AtomicU64::new(0) })
     }

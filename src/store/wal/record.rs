@@ -14,6 +14,8 @@ const EXPIRY_BYTES: usize = 6;
 const REFERENCE_BYTES: usize = 24;
 
 const HAS_EXPIRY: u8 = 1 << 4;
+/// Of a part, in place of that.
+const IS_LAST: u8 = HAS_EXPIRY;
 const EFFECT_SHIFT: u32 = 5;
 
 /// What an operation did to the number of keys of its tree.
@@ -25,7 +27,7 @@ pub(in crate::store) enum Effect {
     Unknown = 3,
 }
 
-/// Where a value or a record lies that is too long for the log: an opaque reference of 24 bytes.
+/// Where a value lies that is too long for the log: an opaque reference of 24 bytes.
 pub(in crate::store) type ValueReference = [u8; REFERENCE_BYTES];
 
 /// One operation of a record. `root` is a child word, `expiry` in ms since 1970, below 2^48.
@@ -52,10 +54,9 @@ pub(in crate::store) enum Operation<'a> {
         reference: ValueReference,
         key: &'a [u8],
     },
-    /// A whole record's operations lie elsewhere. The only operation of its record.
-    Spilled {
-        reference: ValueReference,
-    },
+    /// The operations behind it belong to a group, and count as those of the group's last part. The
+    /// first operation of its record, and not the only one.
+    Part(Part),
     CreateTree {
         tree: u32,
         root: u64,
@@ -81,6 +82,24 @@ pub(in crate::store) enum Operation<'a> {
     },
 }
 
+/// One of the records that make a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Part {
+    /// From the number of this record back to that of the group's first part; 0 in that.
+    pub(in crate::store) back: u32,
+    /// In the last part: how many there are, two at least.
+    pub(in crate::store) parts: Option<u32>,
+}
+
+impl Part {
+    /// No part has more bytes, operations left out.
+    pub(in crate::store) const MAX_BYTES: usize = 11;
+
+    fn is_possible(self) -> bool {
+        self.parts.is_none_or(|parts| parts > 1 && self.back >= parts - 1)
+    }
+}
+
 impl<'a> Operation<'a> {
     /// How many bytes [`Operation::encode`] writes.
     pub(in crate::store) fn encoded_len(&self) -> usize {
@@ -94,7 +113,7 @@ impl<'a> Operation<'a> {
             Self::PutReference { tree, expiry: e, key, .. } => {
                 var_len(*tree) + text_len(key) + expiry(e) + REFERENCE_BYTES
             }
-            Self::Spilled { .. } => REFERENCE_BYTES,
+            Self::Part(Part { back, parts }) => var_len(*back) + parts.map_or(0, var_len),
             Self::CreateTree { tree, name, .. } => var_len(*tree) + 16 + text_len(name.as_bytes()),
             Self::RemoveTree { tree } => var_len(*tree),
             Self::ClearTree { tree, .. } | Self::InstallTree { tree, .. } => var_len(*tree) + 8,
@@ -133,9 +152,12 @@ impl<'a> Operation<'a> {
                 out.bytes(&reference);
                 out.bytes(key);
             }
-            Self::Spilled { reference } => {
-                out.u8(5);
-                out.bytes(&reference);
+            Self::Part(Part { back, parts }) => {
+                out.u8(5 | if parts.is_some() { IS_LAST } else { 0 });
+                out.var(back);
+                if let Some(parts) = parts {
+                    out.var(parts);
+                }
             }
             Self::CreateTree { tree, root, options, name } => {
                 out.u8(6);
@@ -183,6 +205,7 @@ impl<'a> Operation<'a> {
         let flags_allowed = match kind {
             1 | 4 => true,
             2 => !has_expiry,
+            5 => effect == Effect::None,
             _ => head == kind,
         };
         if !flags_allowed {
@@ -213,7 +236,11 @@ impl<'a> Operation<'a> {
                 let reference = reference(reader)?;
                 Self::PutReference { tree, effect, expiry, reference, key: reader.bytes(key_len)? }
             }
-            5 => Self::Spilled { reference: reference(reader)? },
+            5 => {
+                let back = var(reader)?;
+                let parts = if head & IS_LAST == 0 { None } else { Some(var(reader)?) };
+                Self::Part(Some(Part { back, parts }).filter(|part| part.is_possible())?)
+            }
             6 => {
                 let (tree, root, options) = (var(reader)?, reader.u64()?, reader.u64()?);
                 let len = Some(var(reader)? as usize).filter(|&len| len <= MAX_TREE_NAME_BYTES)?;
@@ -230,10 +257,6 @@ impl<'a> Operation<'a> {
             _ => return None,
         })
     }
-
-    fn is_alone(&self) -> bool {
-        matches!(self, Self::Void | Self::Spilled { .. })
-    }
 }
 
 /// The operations of one record.
@@ -244,16 +267,31 @@ impl<'a> Operation<'a> {
 pub(in crate::store) struct Operations<'a>(pub(in crate::store) &'a [u8]);
 
 impl<'a> Operations<'a> {
-    /// Whether all of it is operations, at least one, and those that must be alone are.
+    /// Whether all of it is operations, at least one, each where it may be.
     pub(in crate::store) fn is_valid(&self) -> bool {
         let mut reader = Reader::new(self.0);
-        let (mut count, mut alone) = (0_usize, false);
+        let (mut count, mut has_void, mut has_part) = (0_usize, false, false);
         while !reader.is_empty() {
             let Some(operation) = Operation::decode(&mut reader) else { return false };
+            if matches!(operation, Operation::Part(_)) {
+                if count > 0 {
+                    return false;
+                }
+                has_part = true;
+            }
+            has_void |= operation == Operation::Void;
             count += 1;
-            alone |= operation.is_alone();
         }
-        count > 0 && (count == 1 || !alone)
+        count > usize::from(has_part) && (count == 1 || !has_void)
+    }
+
+    /// Which part of a group they are, and the operations behind that.
+    pub(in crate::store) fn part(&self) -> Option<(Part, Operations<'a>)> {
+        let mut reader = Reader::new(self.0);
+        match Operation::decode(&mut reader)? {
+            Operation::Part(part) => Some((part, Operations(reader.rest()))),
+            _ => None,
+        }
     }
 
     /// The operations, in the order in which they were made.

@@ -35,7 +35,7 @@ const VOID_BYTES: usize = 1;
 pub(in crate::store) enum NoRoom {
     /// Until the next batch has been formed.
     Full,
-    /// For ever: the record is longer than [`CoreLog::max_record_bytes`] and has to be spilled.
+    /// For ever: the record is longer than [`CoreLog::max_record_bytes`].
     TooLong,
 }
 

@@ -56,6 +56,27 @@ impl Numbers for Known {
     }
 }
 
+/// The same where the log has what is written from an earlier number on: `from`. A transaction that
+/// is a group of records has the number of the last of them, and the first one is needed as long.
+pub(in crate::store) struct KnownSince {
+    pub(in crate::store) number: u64,
+    pub(in crate::store) from: u64,
+}
+
+impl Numbers for KnownSince {
+    fn at_least(&mut self) -> u64 {
+        self.from
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.number
+    }
+
+    fn may_be_older(&self) -> bool {
+        true
+    }
+}
+
 /// Numbers without a log.
 #[cfg(test)]
 impl Numbers for &std::sync::atomic::AtomicU64 {

@@ -512,7 +512,7 @@ fn a_full_store_is_drained_after_a_crash_while_it_is_written_to() {
             keys.shuffle(&mut random);
             let mut last = 0;
             for key in keys {
-                was_draining += u64::from(!store.shared.draining.is_through(&store.shared.overlay));
+                was_draining += u64::from(!store.shared.overlay.is_through());
                 last = shape.overwrite(&store, key, kept.get_mut(&key).expect("it is there")).await;
             }
             store.wait(last).await.expect("it is durable");

@@ -1,6 +1,7 @@
 //! Transactions: what they move between keys is in one of them, whoever looks, and after a crash.
 
 use super::*;
+use crate::error::{ErrorKind, Outcome};
 use crate::store::btree::TreeRoot;
 use crate::store::engine::transaction::Key;
 
@@ -139,14 +140,16 @@ fn a_transaction_sees_what_it_has_written_and_may_take_it_back() {
             transaction.discard();
         });
         assert_eq!(undone.await.expect("it works").1, None);
-        // Together they are longer than a record may be.
-        let many: Vec<_> = (0..400_u32).map(u32::to_be_bytes).collect();
+        // Together they are longer than a quarter of the log.
+        let many: Vec<_> = (0..700_u32).map(u32::to_be_bytes).collect();
         let keys: Vec<Key<'_>> = many.iter().map(|key| (right, &key[..])).chain(keys).collect();
         let refused = store.transact(&keys, DURABILITY, |transaction| {
-            (0..400).for_each(|place| transaction.put_at(place, &[0; 1000]));
-            transaction.delete_at(400);
+            (0..700).for_each(|place| transaction.put_at(place, &[0; 1008]));
+            transaction.delete_at(700);
+            transaction.put_at(703, &[0; 1008]);
         });
-        refused.await.expect_err("the changes are too long");
+        let error = refused.await.expect_err("the changes are too long");
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::LimitReached, Outcome::NotStarted));
         assert_eq!(store.get(right, &many[0], <[u8]>::len).await.expect("it works"), None);
         assert_eq!(read(left).await.as_deref(), Some(&b"one"[..]), "nothing was changed");
     });
@@ -178,7 +181,7 @@ fn a_transaction_may_split_its_leaves() {
         let refused = store.transact(&keys, DURABILITY, |transaction| {
             (0..transaction.len()).for_each(|place| transaction.put_at(place, &[8; 900]));
         });
-        refused.await.expect_err("no record is so long");
+        refused.await.expect_err("no group is so long");
         let found = store.get(left, &names[0], <[u8]>::to_vec).await.expect("it works");
         assert_eq!(found, Some(vec![9; 100]), "nothing was changed");
         store.close().await.expect("it closes");

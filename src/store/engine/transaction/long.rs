@@ -9,13 +9,16 @@
 //! | what each key has is compared with what was seen | no |
 //! | one record: all changes; the markers of new values go, those of replaced ones come | no |
 //!
-//! If a key has something else by then nothing is changed, and what was written is reclaimed.
+//! If a key has something else by then nothing is changed, and what was written is reclaimed. If it
+//! turns out that the record would be too long the transaction is a [large](super::large) one.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use super::{Changes, Key, OneChange, To, too_long};
+use super::{Changes, Key, OneChange, TRIES, To};
 use crate::block::Namespace;
 use crate::error::Result;
+use crate::rt::yield_now;
 use crate::store::btree::{Change, Miss, Value, ValueReference};
 use crate::store::engine::core_store::CoreStore;
 use crate::store::engine::operations::{Look, reference_of};
@@ -27,35 +30,77 @@ use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::wal::Effect;
 
+/// So many changes are looked at before others run.
+const CHANGES_AT_ONCE: usize = 256;
+
 /// Long values that were read, by their references.
 pub(super) type Values = HashMap<Reference, Vec<u8>>;
 
 /// What the keys had when the closure ran: bytes, and whether these are a reference.
-pub(super) struct Seen(Vec<Option<(Box<[u8]>, bool)>>);
+#[derive(Default)]
+pub(super) struct Seen {
+    /// The bytes of all keys, one after the other.
+    bytes: Vec<u8>,
+    all: Vec<Option<(Range<usize>, bool)>>,
+}
 
 impl Seen {
     pub(super) fn new(seen: &[Option<Value<'_>>]) -> Self {
-        Self(seen.iter().map(|seen| seen.map(|seen| (seen.value.into(), seen.is_reference))).collect())
+        let mut all = Self::default();
+        seen.iter().for_each(|seen| all.push(seen.map(|seen| (seen.value, seen.is_reference))));
+        all
+    }
+
+    /// What the key at the next place had.
+    pub(super) fn push(&mut self, seen: Option<(&[u8], bool)>) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(seen.map_or(&[], |(bytes, _)| bytes));
+        self.all.push(seen.map(|(_, is_reference)| (start..self.bytes.len(), is_reference)));
+    }
+
+    /// What the key at `place` had.
+    pub(super) fn get(&self, place: usize) -> Option<(&[u8], bool)> {
+        let (range, is_reference) = self.all.get(place)?.as_ref()?;
+        Some((&self.bytes[range.clone()], *is_reference))
     }
 
     /// Whether the key at `place` still has that.
     fn is(&self, place: usize, now: Option<Value<'_>>) -> bool {
-        let seen = self.0[place].as_ref().map(|(bytes, is_reference)| (&bytes[..], *is_reference));
-        seen == now.map(|now| (now.value, now.is_reference))
+        self.get(place) == now.map(|now| (now.value, now.is_reference))
     }
 
     /// How long the value is that the key at `place` had.
     fn value_bytes(&self, place: usize) -> Option<u64> {
-        let (bytes, is_reference) = self.0[place].as_ref()?;
+        let (bytes, is_reference) = self.get(place)?;
         let long = is_reference.then(|| ValueReference::decode(&reference_of(bytes))).flatten();
         Some(long.map_or(bytes.len() as u64, |long| long.len))
     }
 
     /// The long value that the key at `place` had.
-    fn reference(&self, place: usize) -> Option<Reference> {
-        let (bytes, is_reference) = self.0[place].as_ref()?;
+    pub(super) fn reference(&self, place: usize) -> Option<Reference> {
+        let (bytes, is_reference) = self.get(place)?;
         is_reference.then(|| reference_of(bytes))
     }
+}
+
+/// What became of an attempt to make changes with long values.
+pub(super) enum Carried {
+    /// The number of the write.
+    Out(u64),
+    /// The keys have something else by now.
+    Changed,
+    /// The record would be too long.
+    Large,
+}
+
+/// What changes are besides themselves, once their long values are written.
+pub(super) struct LaidOut<'s> {
+    /// Keys of the tree of values, whose places are behind those of the declared ones.
+    pub(super) extra: Vec<Vec<u8>>,
+    written: Vec<Unreferenced<'s>>,
+    /// What the markers of replaced values add.
+    marked: u64,
+    replaces: bool,
 }
 
 /// Keys of the tree of values that a record has besides those of the transaction, in the order of
@@ -74,7 +119,7 @@ impl Extra {
 }
 
 /// What changes add, long values included, and what kind of them they are.
-fn adds(declared: &[Key<'_>], changes: &Changes, seen: &Seen) -> (u64, Kind) {
+pub(super) fn adds(declared: &[Key<'_>], changes: &Changes, seen: &Seen) -> (u64, Kind) {
     let (mut all, mut kind) = (0, Kind::Replaces);
     for OneChange { place, to, .. } in &changes.list {
         let To::Put(range) = to else { continue };
@@ -123,21 +168,91 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(true)
     }
 
-    /// Makes changes with long values. The number of the write; None if the keys have something
-    /// else by now.
+    /// Makes changes with long values, if the keys have what was `seen`.
     pub(super) async fn carry_out(
         &self,
         declared: &[Key<'_>],
         mut changes: Changes,
         seen: &Seen,
         durability: Durability,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Carried> {
         let mut held = self.hold(adds(declared, &changes, seen)).await?;
+        let laid_out = self.lay_out(declared, &mut changes, seen, &mut held).await?;
+        let extra = laid_out.extra.iter().map(|key| (values(), &key[..]));
+        let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
+        let len = changes.record_bytes(&keys);
+        if len > self.log.log().max_record_bytes() {
+            return Ok(Carried::Large);
+        }
+        let mut tries = 0;
+        loop {
+            self.wait_for_log().await?;
+            self.prepare(&keys).await?;
+            let mut room = self.log_room(len).await?;
+            let may_write = keys.iter().all(|(tree, key)| self.may_write(*tree, key));
+            if !may_write || !self.has_memory(keys.len()) {
+                continue;
+            }
+            // Nothing awaits from here to the record.
+            if let Err(refusal) = self.is_ready(&keys) {
+                drop(room);
+                tries += 1;
+                if tries >= TRIES {
+                    return Ok(Carried::Large);
+                }
+                self.overcome(refusal).await?;
+                continue;
+            }
+            match self.is_unchanged(declared, seen) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Carried::Changed),
+                Err(miss) => {
+                    drop(room);
+                    self.load(miss).await?;
+                    continue;
+                }
+            }
+            let number = self.apply(&keys, &changes, &mut room);
+            drop(room);
+            self.carried_out(laid_out, held, (number, durability));
+            return Ok(Carried::Out(number));
+        }
+    }
+
+    /// The record of changes that were laid out is written, with this number.
+    pub(super) fn carried_out(
+        &self,
+        LaidOut { written, marked, replaces, .. }: LaidOut<'_>,
+        held: Held<'_>,
+        (number, durability): (u64, Durability),
+    ) {
+        held.wrote_all();
+        // These are never refused: what they are for is more than they are.
+        self.shared.space.reserve(marked);
+        self.log.commit(number, durability);
+        written.into_iter().for_each(Unreferenced::refer_to);
+        if replaces {
+            self.shared.values.ask();
+        }
+    }
+
+    /// Writes the long values among the changes, which then have references in their places, and
+    /// adds what goes with these.
+    pub(super) async fn lay_out(
+        &self,
+        declared: &[Key<'_>],
+        changes: &mut Changes,
+        seen: &Seen,
+        held: &mut Held<'_>,
+    ) -> Result<LaidOut<'_>> {
         let (mut extra, mut pieces, mut markers) = (Extra::default(), Vec::new(), Vec::new());
-        let mut marked = 0;
+        let (mut marked, mut replaces) = (0, false);
         let mut written: Vec<Unreferenced<'_>> = Vec::new();
         let mut direct = self.log.log().max_record_bytes() / 2;
-        for change in &mut changes.list {
+        for (at, change) in changes.list.iter_mut().enumerate() {
+            if at % CHANGES_AT_ONCE == CHANGES_AT_ONCE - 1 {
+                yield_now().await;
+            }
             if let To::Put(range) = &change.to
                 && range.len() > INLINE_BYTES
             {
@@ -151,14 +266,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     }
                     reference
                 } else {
-                    let value = self.write_value(value, &mut held).await?;
+                    let value = self.write_value(value, held).await?;
                     markers.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
                     written.push(value);
                     written[written.len() - 1].reference
                 };
                 change.to = To::Reference(reference.encode());
             }
-            if let Some((key, marker)) = seen.reference(change.place).as_ref().and_then(dead_marker) {
+            let replaced = seen.reference(change.place);
+            replaces |= replaced.is_some();
+            if let Some((key, marker)) = replaced.as_ref().and_then(dead_marker) {
                 let start = changes.staged.len();
                 changes.staged.extend_from_slice(&marker);
                 marked += MARKER_ENTRY_BYTES;
@@ -166,53 +283,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         }
         // Whoever sees a key's entry finds the pieces, and whoever sees a marker no entry any more.
-        pieces.append(&mut changes.list);
-        pieces.append(&mut markers);
-        changes.list = pieces;
-        let extra = extra.keys.iter().map(|key| (values(), &key[..]));
-        let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
-        let len = changes.record_bytes(&keys);
-        if len > self.log.log().max_record_bytes() {
-            return too_long();
+        if !pieces.is_empty() {
+            pieces.append(&mut changes.list);
+            changes.list = pieces;
         }
-        loop {
-            self.wait_for_log().await?;
-            self.prepare(&keys).await?;
-            let mut room = self.log_room(len).await?;
-            if !self.has_memory(keys.len()) {
-                continue;
-            }
-            // Nothing awaits from here to the record.
-            if let Err(refusal) = self.is_ready(&keys) {
-                drop(room);
-                self.overcome(refusal).await?;
-                continue;
-            }
-            match self.is_unchanged(declared, seen) {
-                Ok(true) => {}
-                Ok(false) => return Ok(None),
-                Err(miss) => {
-                    drop(room);
-                    self.load(miss).await?;
-                    continue;
-                }
-            }
-            let number = self.apply(&keys, &changes, &mut room)?;
-            drop(room);
-            held.wrote_all();
-            // These are never refused: what they are for is more than they are.
-            self.shared.space.reserve(marked);
-            self.log.commit(number, durability);
-            written.into_iter().for_each(Unreferenced::refer_to);
-            if changes.list.iter().any(|change| seen.0.get(change.place).is_some_and(is_long)) {
-                self.shared.values.ask();
-            }
-            return Ok(Some(number));
-        }
+        changes.list.append(&mut markers);
+        Ok(LaidOut { extra: extra.keys, written, marked, replaces })
     }
 
     /// Holds what long values add, as soon as there is room.
-    async fn hold(&self, (bytes, kind): (u64, Kind)) -> Result<Held<'_>> {
+    pub(super) async fn hold(&self, (bytes, kind): (u64, Kind)) -> Result<Held<'_>> {
         let mut asked = 0;
         loop {
             if let Some(held) = self.shared.space.hold(bytes, kind) {
@@ -232,8 +312,4 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         Ok(true)
     }
-}
-
-fn is_long(seen: &Option<(Box<[u8]>, bool)>) -> bool {
-    seen.as_ref().is_some_and(|(_, is_reference)| *is_reference)
 }

@@ -1,8 +1,8 @@
 //! One rule at a time.
 
 use super::*;
-use crate::store::overlay::access::Access;
 use crate::store::overlay::build::Counted;
+use crate::store::wal::record::{Operations, Part};
 
 const TREE: TreeRoot = TreeRoot { tree: 1, root: 7 };
 
@@ -88,7 +88,7 @@ fn keys_of_a_deleted_range_are_deleted_until_they_are_drained() {
     assert_eq!(overlay.get(TREE, b"bb"), value(b"new"));
     assert_eq!(overlay.get(TREE, b"c"), None);
     let claim = mine(overlay.claim(TREE, b"ab"));
-    assert_eq!(claim.record(), Record { number: 2, key: b"ab", newest: Newest::Deleted });
+    assert_eq!(claim.record(), Record { number: 2, from: 2, key: b"ab", newest: Newest::Deleted });
     assert!(matches!(overlay.claim(TREE, b"ab"), Claimed::Busy));
     let range = overlay.next_range(|_| Some(7)).expect("it is not drained");
     assert_eq!((&*range.from(), range.to()), (b"a".as_slice(), Some(b"c".as_slice())));
@@ -138,7 +138,7 @@ fn trees_that_are_removed_or_that_nobody_knows_are_dropped() {
     for operation in
         [put(1, b"a", b"1"), put(2, b"a", b"2"), Operation::RemoveTree { tree: 2 }, put(2, b"b", b"too late")]
     {
-        assert_eq!(builder.add(5, &operation), None);
+        builder.add(5, &operation);
     }
     assert_eq!(builder.tree_changes(), [(5, TreeChange::Remove { tree: 2 })]);
     let overlay = builder.finish(|tree| (tree != 1).then_some(7));
@@ -146,10 +146,32 @@ fn trees_that_are_removed_or_that_nobody_knows_are_dropped() {
 }
 
 #[test]
-fn a_spilled_record_is_for_the_caller_to_read() {
-    let mut builder = Builder::new(1, 0);
-    assert_eq!(builder.add(3, &Operation::Spilled { reference: [4; 24] }), Some([4; 24]));
-    assert_eq!(builder.add(3, &Operation::Void), None);
+fn a_group_counts_as_a_record_with_its_last_number() {
+    let mut builder = Builder::new(1, 12).of_log_from(10);
+    let part = |back, parts| Operation::Part(Part { back, parts });
+    let records: [(u64, &[Operation<'_>]); 4] = [
+        (10, &[put(1, b"a", b"old")]),
+        (11, &[part(0, None), put(1, b"a", b"new"), put(1, b"b", b"1")]),
+        (12, &[put(1, b"c", b"2")]),
+        (13, &[part(2, Some(2)), put(1, b"d", b"3")]),
+    ];
+    let mut seen = 0;
+    for (number, operations) in records {
+        let mut bytes = vec![0; operations.iter().map(Operation::encoded_len).sum()];
+        operations.iter().fold(&mut bytes[..], |out, operation| operation.encode(out));
+        builder.record(number, Operations(&bytes), |_| seen += 1).expect("it is whole");
+    }
+    assert_eq!(seen, 5);
+    let counted: Vec<_> = builder.counted().map(|counted| counted.difference).collect();
+    assert_eq!(counted, [4], "what the group did counts with its last part");
+    let overlay = builder.finish(|_| Some(TREE.root));
+    assert_eq!((overlay.first(), overlay.spans()), (10, &[Span { first: 11, last: 13 }][..]));
+    let expected: [(&[u8], u64, u64, &[u8]); 4] =
+        [(b"a", 13, 11, b"new"), (b"b", 13, 11, b"1"), (b"c", 12, 12, b"2"), (b"d", 13, 11, b"3")];
+    for (key, number, from, value) in expected {
+        let newest = Newest::Put { value, expiry: None };
+        assert_eq!(mine(overlay.claim(TREE, key)).record(), Record { number, from, key, newest });
+    }
 }
 
 #[test]
@@ -167,7 +189,7 @@ fn counts_add_up_all_operations_from_the_checkpoint_on() {
         (17, Operation::DeleteRange { tree: 2, from: b"", to: b"" }),
     ];
     for (number, operation) in operations {
-        assert_eq!(builder.add(number, &operation), None);
+        builder.add(number, &operation);
     }
     let mut counted: Vec<_> = builder.counted().collect();
     counted.sort_by_key(|counted| counted.tree);
@@ -179,17 +201,6 @@ fn counts_add_up_all_operations_from_the_checkpoint_on() {
         is_exact,
     });
     assert_eq!(counted, expected);
-}
-
-#[test]
-fn a_core_lets_go_of_what_is_drained() {
-    let overlay = std::sync::Arc::new(overlay_of(&[put(1, b"a", b"1")]));
-    let mut access = Access::new(std::sync::Arc::clone(&overlay));
-    assert!(access.get().is_some());
-    mine(overlay.claim(TREE, b"a")).finish();
-    assert!(access.get().is_none());
-    assert_eq!(std::sync::Arc::strong_count(&overlay), 1);
-    assert!(Access::default().get().is_none());
 }
 
 /// A view that was taken before says the same after all is drained.

@@ -51,7 +51,7 @@ proptest! {
         bundles in vec(any::<(u64, u64, u64)>(), 0..4),
         flip in any::<prop::sample::Index>(),
     ) {
-        let records: Vec<_> = owned.iter().map(|owned| encode(&[owned.operation()])).collect();
+        let records: Vec<_> = owned.iter().map(|owned| encode(&owned.record())).collect();
         let bundles: Vec<_> = bundles
             .into_iter()
             .map(|(number, trailer, checksum)| BundleEntry { number, trailer, checksum })

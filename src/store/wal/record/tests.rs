@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::{Effect, Operation, Operations};
+use super::{Effect, Operation, Operations, Part};
 use crate::store::options::{MAX_KEY_BYTES, MAX_TREE_NAME_BYTES};
 
 /// An operation that owns what it says.
@@ -22,7 +22,19 @@ pub(in crate::store::wal) struct Owned {
 }
 
 impl Owned {
-    pub(in crate::store::wal) fn operation(&self) -> Operation<'_> {
+    fn part(&self) -> Part {
+        let parts = self.expiry.map(|parts| u32::try_from(parts % 1000 + 2).expect("small"));
+        let back = u32::try_from(self.word >> 32).expect("32 bits are left");
+        Part { back: back.max(parts.map_or(0, |parts| parts - 1)), parts }
+    }
+
+    /// Operations that may be a record.
+    pub(in crate::store::wal) fn record(&self) -> Vec<Operation<'_>> {
+        let behind = (self.kind == 5).then_some(Operation::RemoveTree { tree: self.tree });
+        [self.operation()].into_iter().chain(behind).collect()
+    }
+
+    fn operation(&self) -> Operation<'_> {
         let Self { tree, effect, expiry, reference, .. } = *self;
         let (key, value) = (self.key.as_slice(), self.value.as_slice());
         match self.kind {
@@ -30,7 +42,7 @@ impl Owned {
             1 => Operation::Put { tree, effect, expiry, key, value },
             2 => Operation::Delete { tree, effect, key },
             4 => Operation::PutReference { tree, effect, expiry, reference, key },
-            5 => Operation::Spilled { reference },
+            5 => Operation::Part(self.part()),
             6 => Operation::CreateTree { tree, root: self.word, options: !self.word, name: &self.name },
             7 => Operation::RemoveTree { tree },
             8 => Operation::ClearTree { tree, root: self.word },
@@ -71,10 +83,13 @@ pub(in crate::store::wal) fn encode(operations: &[Operation<'_>]) -> Vec<u8> {
 proptest! {
     #[test]
     fn an_operation_reads_back_and_no_prefix_of_it_does(owned in any_operation()) {
-        let bytes = encode(&[owned.operation()]);
+        let bytes = encode(&owned.record());
         let operations = Operations(&bytes);
         prop_assert!(operations.is_valid());
-        prop_assert_eq!(operations.iter().collect::<Vec<_>>(), vec![owned.operation()]);
+        prop_assert_eq!(operations.iter().collect::<Vec<_>>(), owned.record());
+        let behind = operations.part().map(|(part, behind)| (part, behind.iter().collect::<Vec<_>>()));
+        let expected = (owned.kind == 5).then(|| (owned.part(), owned.record()[1..].to_vec()));
+        prop_assert_eq!(behind, expected);
         for cut in (0..bytes.len()).step_by(1 + bytes.len() / 200) {
             prop_assert!(!Operations(&bytes[..cut]).is_valid(), "cut to {}", cut);
         }
@@ -84,8 +99,11 @@ proptest! {
     fn records_of_many_operations_read_back(owned in vec(any_operation(), 1..20)) {
         let operations: Vec<_> = owned.iter().map(Owned::operation).collect();
         let bytes = encode(&operations);
-        let alone = operations.len() == 1 || !operations.iter().any(Operation::is_alone);
-        prop_assert_eq!(Operations(&bytes).is_valid(), alone);
+        let is_alone = operations.len() == 1;
+        let has_void = operations.contains(&Operation::Void);
+        let is_part = |operation: &Operation<'_>| matches!(operation, Operation::Part(_));
+        let has_late_part = operations[1..].iter().any(is_part) || is_alone && is_part(&operations[0]);
+        prop_assert_eq!(Operations(&bytes).is_valid(), (is_alone || !has_void) && !has_late_part);
         prop_assert_eq!(Operations(&bytes).iter().collect::<Vec<_>>(), operations);
     }
 
@@ -122,7 +140,7 @@ fn operations_beyond_the_limits_are_refused() {
 
 #[test]
 fn what_encoding_does_not_write_is_refused() {
-    let refused: [&[u8]; 9] = [
+    let refused: [&[u8]; 16] = [
         &[],                                   // no operation
         &[0x10],                               // a void that expires
         &[0x20],                               // a void that counts
@@ -132,9 +150,17 @@ fn what_encoding_does_not_write_is_refused() {
         &[2, 0x80, 0, 0],                      // tree 0, too long
         &[2, 0xff, 0xff, 0xff, 0xff, 0x10, 0], // tree 2^32
         &[0, 0],                               // two voids
+        &[5, 0],                               // a part of nothing
+        &[5, 1, 5, 1, 7, 0],                   // a part of a part
+        &[7, 0, 5, 1],                         // a part behind others
+        &[5, 1, 0],                            // a void in a part
+        &[0x25, 1, 7, 0],                      // a part that counts
+        &[0x15, 1, 1, 7, 0],                   // the last one of one part
+        &[0x15, 1, 3, 7, 0],                   // the last one of three parts, two of them before
     ];
     for bytes in refused {
         assert!(!Operations(bytes).is_valid(), "{bytes:?}");
     }
     assert!(Operations(&[2, 0xff, 0xff, 0xff, 0xff, 0x0f, 0]).is_valid(), "tree 2^32 - 1");
+    assert!(Operations(&[0x15, 2, 3, 7, 0]).is_valid(), "the last one of three parts");
 }

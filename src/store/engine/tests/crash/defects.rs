@@ -79,3 +79,13 @@ fn an_acknowledgement_before_the_write_is_noticed() {
 fn a_segment_that_is_used_again_too_early_is_noticed() {
     is_noticed(Defects { pages: Some(PagesDefect::ReuseEarly), ..Defects::default() });
 }
+
+#[test]
+fn a_group_that_counts_without_its_end_is_noticed() {
+    engine(EngineDefect::GroupNeedsNoEnd);
+}
+
+#[test]
+fn a_group_that_is_held_from_its_end_on_is_noticed() {
+    engine(EngineDefect::GroupHeldFromItsEnd);
+}

@@ -52,10 +52,8 @@ pub(super) struct History {
     acknowledged: u64,
     /// Numbers that are to be durable by a time.
     promised: Vec<(u64, Instant)>,
-    /// The store writes by itself, too: pieces of long values.
+    /// The store writes by itself, too: pieces of long values, and parts of large transactions.
     pub(super) has_others: bool,
-    /// The store has failed, as it may: this life is over.
-    pub(super) is_over: bool,
     /// What a client came upon.
     failed: Option<String>,
 }
@@ -115,14 +113,11 @@ impl History {
 
     /// What a client came upon in the life that ends here.
     pub(super) fn failure(&mut self) -> Option<String> {
-        self.is_over = false;
         self.failed.take()
     }
 
     /// A client came upon this.
     pub(super) fn fail(&mut self, what: String) {
-        if !self.is_over {
-            self.failed.get_or_insert(what);
-        }
+        self.failed.get_or_insert(what);
     }
 }

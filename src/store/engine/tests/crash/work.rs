@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use super::history::Change;
 use super::{Machine, add};
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::error::{ErrorKind, Result};
 use crate::rt;
 use crate::store::btree::TreeRoot;
 use crate::store::engine::registry::NamedTree;
@@ -20,6 +20,8 @@ use crate::store::engine::transaction::Key;
 use crate::store::engine::values::INLINE_BYTES;
 use crate::store::options::Durability;
 
+/// What has more keys than this is counted as large.
+const LARGE: usize = 20;
 const INTERVAL: Duration = Duration::from_millis(60);
 /// The trees by their places in a [`History`](super::History); the first is the catalog.
 const NAMES: [&str; 5] = ["", "left", "right", "up", "down"];
@@ -34,8 +36,9 @@ pub(super) struct Workload {
     longest: usize,
     /// One in so many keys is long.
     long_keys: u32,
-    /// One in so many writes is a transaction.
+    /// One in so many writes is a transaction, and one in so many of these has many keys.
     transactions: u32,
+    large: u32,
     /// Whether clients rest between writes.
     rests: bool,
 }
@@ -61,6 +64,7 @@ impl Workload {
             longest: [20, 300, 1000, 30_000][random.random_range(0..4)],
             long_keys: [10, 1000, u32::MAX][random.random_range(0..3)],
             transactions: [2, 10][random.random_range(0..2)],
+            large: [5, 50, u32::MAX][random.random_range(0..3)],
             rests: random.random(),
         }
     }
@@ -78,8 +82,13 @@ impl Workload {
         1..=self.trees
     }
 
+    /// Whether the store takes numbers for itself: for pieces of long values, and for parts.
+    pub(super) fn has_others(&self) -> bool {
+        self.has_long_values() || self.large < u32::MAX
+    }
+
     /// Whether some of the values are long.
-    pub(super) fn has_long_values(&self) -> bool {
+    fn has_long_values(&self) -> bool {
         self.longest > INLINE_BYTES
     }
 
@@ -95,12 +104,6 @@ impl Workload {
 /// The name of a tree.
 pub(super) fn name(tree: usize) -> &'static str {
     NAMES[tree]
-}
-
-/// Whether a transaction was cut short by this. (Those that come after it get the store's failure,
-/// which is of the same kind, and have not begun.)
-fn ran_out_of_memory(error: &Error) -> bool {
-    error.kind() == ErrorKind::OutOfMemory && error.outcome() == Outcome::Unknown
 }
 
 /// A value that no other write has, if it is long enough.
@@ -246,7 +249,12 @@ impl<'m> Client<'m> {
     async fn transact(&mut self, first: Change) -> Result<()> {
         let workload = self.machine.workload;
         let mut changes = vec![first];
-        for _ in 0..self.random.random_range(1..6) {
+        let more = match self.random.random_ratio(1, workload.large) {
+            true if workload.has_long_values() => self.random.random_range(LARGE..80),
+            true => self.random.random_range(LARGE..900),
+            false => self.random.random_range(1..6),
+        };
+        for _ in 0..more {
             let tree = workload.any_tree(&mut self.random);
             let key = workload.any_key(&mut self.random);
             let is_delete = self.random.random_ratio(1, 4);
@@ -268,17 +276,13 @@ impl<'m> Client<'m> {
         });
         let (_, number) = match done.await {
             Ok(done) => done,
-            Err(error) if ran_out_of_memory(&error) => {
-                // It is in the log all the same, under the last number, and the store has failed.
-                let number = self.store.log.log().next_number() - 1;
-                let mut history = self.machine.history.borrow_mut();
-                history.wrote(number, changes);
-                history.is_over = true;
-                add(&self.machine.coverage.out_of_memory, 1);
-                return Err(error);
-            }
+            // It is longer than a part of the log.
+            Err(error) if error.kind() == ErrorKind::LimitReached => return Ok(()),
             Err(error) => return Err(error),
         };
+        if changes.len() > LARGE {
+            add(&self.machine.coverage.large, 1);
+        }
         add(&self.machine.coverage.transactions, 1);
         match number {
             Some(number) => self.wrote(number, changes).await,
