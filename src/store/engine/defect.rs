@@ -23,6 +23,8 @@ pub(super) enum EngineDefect {
     EffectsCountedTwice,
     /// A checkpoint counts keys as of the one before, and the log starts where it likes.
     LogStartPassesCut,
+    /// The keeper leaves changes of shape as it finds them, half done.
+    ChangesNotFinished,
 }
 
 /// What is broken, of which part.

@@ -287,6 +287,12 @@ impl Flusher {
         oldest.filter(|from| *from != NO_NUMBER)
     }
 
+    /// The page is the root of a tree, and may never have been durable. (Of others the events of
+    /// their first writes say that.)
+    pub(in crate::store) fn know_root(&mut self, page: PageId) {
+        self.structure.add_root(page);
+    }
+
     /// The evicter found the page dirty: it goes to the front. A page that it asks for is written
     /// even if the log keeps nothing for it.
     pub(in crate::store) fn want(&mut self, page: PageId) {
