@@ -103,6 +103,11 @@ fn ran_out_of_memory(error: &Error) -> bool {
     error.kind() == ErrorKind::OutOfMemory && error.outcome() == Outcome::Unknown
 }
 
+/// Whether a write was refused, and not begun, because the store is full.
+fn is_full(error: &Error) -> bool {
+    error.kind() == ErrorKind::NoSpace && error.outcome() == Outcome::NotStarted
+}
+
 /// A value that no other write has, if it is long enough.
 fn value(random: &mut StdRng, longest: usize) -> Vec<u8> {
     let stamp: u32 = random.random();
@@ -194,10 +199,19 @@ impl<'m> Client<'m> {
                     Phase::Delete => true,
                 };
                 let change = self.change(tree, workload.key(number), is_delete);
-                if self.random.random_ratio(1, workload.transactions) {
-                    self.transact(change).await?;
-                } else {
+                let is_delete = change.value.is_none();
+                let done = if self.random.random_ratio(1, workload.transactions) {
+                    self.transact(change).await
+                } else if is_delete {
+                    // It is always admitted.
                     self.write(change).await?;
+                    Ok(())
+                } else {
+                    self.write(change).await
+                };
+                match done {
+                    Err(error) if is_full(&error) => add(&self.machine.coverage.refused, 1),
+                    done => done?,
                 }
                 if self.random.random_ratio(1, 8) {
                     self.read().await?;
