@@ -292,8 +292,8 @@ impl<M: NodeMemory> Pin<'_, M> {
             };
             if let Some(refusal) = stop {
                 visitor.give_up(pinned);
-                if pinned.has_begun() {
-                    self.leave_undone(pinned.root_of(), &target);
+                if let Some(marked) = pinned.marked() {
+                    self.leave_undone(pinned.root_of(), &target, marked);
                 }
                 return Err(refusal);
             }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::smo::Target;
-use crate::store::word::ChildWord;
+use crate::store::word::{ChildWord, PageId};
 
 /// A way down that leads to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(super) struct Way {
     pub(super) tree: u32,
     pub(super) root: ChildWord,
     pub(super) target: Target<Vec<u8>>,
+    /// The page that is marked, which the page above it still has.
+    pub(super) marked: PageId,
 }
 
 /// Those of all cores.

@@ -39,16 +39,17 @@ use super::flush::Load;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::{Instant, yield_now};
-use crate::store::btree::Refusal;
+use crate::store::btree::{CorePages, Refusal};
 use crate::store::cache::Room;
 use crate::store::env::Env;
+use crate::store::events::Event;
 use crate::store::pace::either;
 
 /// Nothing moves for so long: then nothing will.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The keeper waits so long for a page that it needs to finish a change: it may be that who loads
 /// it waits for memory.
-const LOAD_WITHIN: Duration = Duration::from_secs(1);
+const LOAD_WITHIN: Duration = Duration::from_millis(100);
 
 /// What is different if something has moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,7 +94,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             return;
         }
         for _ in 0..MOST_STEPS {
-            let refusal = match self.core.pin_with(Room::Reserve).finish_undone() {
+            let is_left = |marked| {
+                let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
+                let mut take = |all: &mut Vec<Event>| self.shared.take_events(all);
+                self.shared.flusher().is_unposted(marked, &pages, &mut take)
+            };
+            let refusal = match self.core.pin_with(Room::Reserve).finish_undone(is_left) {
                 None => return,
                 Some(Ok(())) => {
                     count(Count::Finished);
@@ -103,12 +109,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             };
             match refusal {
                 Refusal::Miss(miss) => {
-                    let mut loaded = Ok(());
-                    let load = async { loaded = self.load(miss).await };
+                    let mut loaded = None;
+                    let load = async { loaded = Some(self.load(miss).await) };
                     either(load, self.env.sleep(LOAD_WITHIN)).await;
-                    if let Err(error) = loaded {
-                        tracing::warn!("{}: a change is not finished for now: {error}", self.shared.name);
-                        return;
+                    match loaded {
+                        Some(Ok(())) => {}
+                        // What is written meanwhile may make room.
+                        None => return,
+                        Some(Err(error)) => {
+                            tracing::warn!("{}: a change is not finished for now: {error}", self.shared.name);
+                            return;
+                        }
                     }
                 }
                 // Others free memory too.

@@ -165,31 +165,40 @@ impl<M: NodeMemory> Pin<'_, M> {
     }
 
     /// For the keeper: this way down leads to a change of shape that is not finished.
-    pub(super) fn leave_undone(&self, TreeRoot { tree, root }: TreeRoot, target: &Target<Separator<'_>>) {
+    pub(super) fn leave_undone(
+        &self,
+        TreeRoot { tree, root }: TreeRoot,
+        target: &Target<Separator<'_>>,
+        marked: PageId,
+    ) {
         if self.events().has_keeper() {
             let target = match target {
                 Target::At(key) => Target::At(key.to_vec()),
                 Target::Below(key) => Target::Below(key.as_ref().map(Separator::to_vec)),
             };
-            self.undone().push(Way { tree, root, target });
+            self.undone().push(Way { tree, root, target, marked });
         }
     }
 
-    /// Finishes one of the changes of shape that others have left half done. None if there is none.
+    /// Finishes one of the changes of shape that others have left half done, if it `is_left`: the
+    /// page above the one that is marked still has that. None if there is none.
     ///
     /// # Errors
     ///
     /// [`Refusal::Miss`] or [`Refusal::NoRoom`]: it is left once more.
-    pub(in crate::store) fn finish_undone(&self) -> Option<Result<(), Refusal>> {
+    pub(in crate::store) fn finish_undone(
+        &self,
+        is_left: impl FnOnce(PageId) -> bool,
+    ) -> Option<Result<(), Refusal>> {
         let way = self.undone().pop()?;
-        let finished = self.finish(&way);
+        let finished = if is_left(way.marked) { self.finish(&way) } else { Ok(()) };
         if finished.is_err() {
             self.undone().push(way);
         }
         Some(finished)
     }
 
-    fn finish(&self, Way { tree, root, target }: &Way) -> Result<(), Refusal> {
+    fn finish(&self, Way { tree, root, target, .. }: &Way) -> Result<(), Refusal> {
         let is_root =
             |(node, _): (NodeRef<'_>, _)| node.child() == *root && State::of_code(node.kind()) == State::Live;
         if !self.find(root.id())?.is_some_and(is_root) {

@@ -33,7 +33,7 @@ pub(super) struct Pinned<'g, M: NodeMemory> {
     most_bytes: Option<usize>,
     room: Room,
     is_out_of_room: Cell<bool>,
-    has_begun: Cell<bool>,
+    marked: Cell<Option<PageId>>,
     miss: Cell<Option<Miss>>,
 }
 
@@ -74,7 +74,7 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
             most_bytes: None,
             room: pin.room(),
             is_out_of_room: Cell::new(false),
-            has_begun: Cell::new(false),
+            marked: Cell::new(None),
             miss: Cell::new(None),
         }
     }
@@ -100,10 +100,10 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         self.is_out_of_room.take()
     }
 
-    /// Whether a page was marked as removed or moved here, which is to be followed by a step on the
-    /// page above it.
-    pub(super) fn has_begun(&self) -> bool {
-        self.has_begun.get()
+    /// The last page that was marked as removed or moved here, which is to be followed by a step on
+    /// the page above it.
+    pub(super) fn marked(&self) -> Option<PageId> {
+        self.marked.get()
     }
 
     pub(super) fn root_of(&self) -> TreeRoot {
@@ -345,7 +345,9 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
             Some(node) => {
                 let is_replaced = self.pin.install(id, current.word(), node);
                 let is_mark = matches!(new.body, Body::Removed | Body::Moved(_));
-                self.has_begun.set(self.has_begun.get() || is_replaced && is_mark);
+                if is_replaced && is_mark {
+                    self.marked.set(Some(id));
+                }
                 is_replaced
             }
             None => {

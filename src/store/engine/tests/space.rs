@@ -197,13 +197,15 @@ fn lives(size_bytes: u64, shape: &Shape, cycles: u32, rounds: u32) {
         store.checkpoint().await.expect("a checkpoint");
         let state = store.shared.state();
         let (segments, geometry) = (&state.segments, state.owner.geometry);
-        // Streams have some open, the pages of the map that there are lie in another, and so do the
-        // roots of the two trees, each.
+        // Streams have some open, the roots of the two trees lie in others, and one may wait for the
+        // next checkpoint. What has pages of the map is left to checkpoints.
         let others = segments.log_count() + geometry.first_segment() as usize + 6;
         let free = segments.free_count();
         let all = (geometry.first_segment()..geometry.segments).map(|number| segments.get(number));
         let used: Vec<_> = all.filter(|segment| segment.live + segment.meta > 0).collect();
-        assert!(free + others >= geometry.segments as usize, "{free} are free, and in use: {used:#?}");
+        let of_map = used.iter().filter(|segment| segment.meta > 0).count();
+        let known = free + of_map + others;
+        assert!(known >= geometry.segments as usize, "{free} are free, and in use: {used:#?}");
     });
     println!("{} moves", moves() - before);
     assert!(moves() - before > 10, "{}", moves() - before);
@@ -286,7 +288,8 @@ impl Shape {
 
 #[test]
 fn stores_of_any_entries_go_on() {
-    for (shape, size_bytes) in Shape::all().step_by(4).zip([8 << 20, 9 << 20, 8 << 20, 11 << 20]) {
+    // Two of five: the others take long without optimisation.
+    for (shape, size_bytes) in Shape::all().skip(4).step_by(4).zip([9 << 20, 8 << 20]) {
         goes_on(size_bytes, &shape, 17);
     }
 }

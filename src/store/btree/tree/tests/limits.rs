@@ -161,7 +161,7 @@ fn a_removal_that_had_no_memory_for_its_second_step_is_finished_by_the_keeper() 
     (0..40).for_each(|key| _ = write(key, Change::Put(&[1; 900])));
     let children = || core.pin().children(root.root.id()).expect("in memory").expect("an inner page");
     let before = children().len();
-    assert!(core.pin().finish_undone().is_none(), "splits are none of these");
+    assert!(core.pin().finish_undone(|_| true).is_none(), "splits are none of these");
     let left = &memory.0.left;
     // The deletes of the first leaf but for its last key.
     let of_first = (0..40).take_while(|key: &u32| {
@@ -177,11 +177,11 @@ fn a_removal_that_had_no_memory_for_its_second_step_is_finished_by_the_keeper() 
     write(*last, Change::Delete);
     assert_eq!(left.load(Ordering::Relaxed), 0, "the mark took it");
     assert_eq!(children().len(), before, "the parent has it still");
-    assert_eq!(core.pin().finish_undone(), Some(Err(Refusal::NoRoom)));
+    assert_eq!(core.pin().finish_undone(|_| true), Some(Err(Refusal::NoRoom)));
     left.store(all, Ordering::Relaxed);
-    assert_eq!(core.pin().finish_undone(), Some(Ok(())));
+    assert_eq!(core.pin().finish_undone(|_| true), Some(Ok(())));
     assert_eq!(children().len(), before - 1);
-    assert!(core.pin().finish_undone().is_none());
+    assert!(core.pin().finish_undone(|_| true).is_none());
     assert_eq!(forwards(&core, root).len(), 40 - of_first.len());
 }
 
