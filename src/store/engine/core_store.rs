@@ -104,8 +104,8 @@ impl Shared {
     ) -> Self {
         let (owner, most, log_start) = {
             let state = lock(&state);
-            // A group takes its segments all at once: it is to be little beside the store, and is to
-            // find them when the store is full.
+            // A group takes its segments all at once: it is to be little beside the store, and is
+            // to find them when the store is full.
             let geometry = state.owner.geometry;
             let kept = u64::from(reserve(geometry) / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
             let most = state.streams.growth_bytes().min(geometry.size_bytes() / GROWTH_SHARE);

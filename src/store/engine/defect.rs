@@ -11,8 +11,8 @@ use crate::store::wal::WalDefect;
 pub(super) enum EngineDefect {
     /// A bundle is named in the log before it is flushed.
     NamedBeforeFlushed,
-    /// A bundle is installed before the batch that names it is durable, and a checkpoint that has it
-    /// does not wait for the log.
+    /// A bundle is installed before the batch that names it is durable, and a checkpoint that has
+    /// it does not wait for the log.
     InstalledBeforeDurable,
     /// The log starts behind all that was written, durable or not.
     LogStartsLate,

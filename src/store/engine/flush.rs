@@ -287,8 +287,8 @@ impl Flusher {
         oldest.filter(|from| *from != NO_NUMBER)
     }
 
-    /// Whether the page above this one, which is marked as removed or moved, still has it in memory.
-    /// As far as events are drained: if not all are it may be said too often.
+    /// Whether the page above this one, which is marked as removed or moved, still has it in
+    /// memory. As far as events are drained: if not all are it may be said too often.
     pub(in crate::store) fn is_unposted(
         &mut self,
         page: PageId,

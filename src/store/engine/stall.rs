@@ -16,11 +16,11 @@
 //! | changed pages that are in nobody's way but memory's | they are clean, and evicted | the keeper: the evicter wants them |
 //! | pages whose shape changed, while a visitor is at one of them | the visitor goes on | the keeper lets some writers pass (`growth`) |
 //!
-//! A writer that waits is at no step: it has drawn no number that it does not publish, and has given
-//! back every page that nobody else knows. What it may leave is the third line.
+//! A writer that waits is at no step: it has drawn no number that it does not publish, and has
+//! given back every page that nobody else knows. What it may leave is the third line.
 //!
-//! No line depends on sizes but by two bounds, which hold for every geometry: what has to be durable
-//! together fits a group ([`growth_bytes`](super::streams::Streams::growth_bytes)), and a group, a
+//! No line depends on sizes but by two bounds, which hold for every geometry: what has to be
+//! durable together fits a group ([`growth_bytes`](super::streams::Streams::growth_bytes)), and a group, a
 //! checkpoint and the log at its longest fit what no write is admitted to fill (`space/account.rs`,
 //! `reserve`).
 //!

@@ -14,11 +14,12 @@
 //! is the next one that it gives out. All keys of all trees, the catalog among them, have to have
 //! what these writes made of them. And no two openings that came to their end have the same epoch.
 //!
-//! What a life has to meet is rare in a store of usual size. So memory is small, and some disks are,
-//! so that the store is full and is cleaned; pages are evicted and loaded all the time, an operator asks for checkpoints every few milliseconds, a watcher has
-//! the flusher look at events while bundles are under way, and flushes of the disk take long beside
-//! the time between two writes. A life is short, and openings are cut too, before and after they
-//! have answered, so that a log is replayed over what another replay has left.
+//! What a life has to meet is rare in a store of usual size. So memory is small, and some disks
+//! are, so that the store is full and is cleaned; pages are evicted and loaded all the time, an
+//! operator asks for checkpoints every few milliseconds, a watcher has the flusher look at events
+//! while bundles are under way, and flushes of the disk take long beside the time between two
+//! writes. A life is short, and openings are cut too, before and after they have answered, so that
+//! a log is replayed over what another replay has left.
 //!
 //! A seed decides everything. A failure prints it; with `BOSON_SEED=n` set,
 //! `cargo test --lib engine::tests::crash` runs that seed alone, with `BOSON_SEEDS=n` as many.

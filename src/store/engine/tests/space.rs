@@ -100,7 +100,10 @@ impl Shape {
         for (&key, &(version, len)) in kept {
             let found = get(store, &self.key(key)).await;
             let is_right = found == Some(value_of(key, version, len));
-            assert!(is_right, "key {key} version {version}: {:?}", found.map(|found| found.len()));
+            let is = found.map(|found| {
+                (found.len(), (0..=version).find(|version| found == value_of(key, *version, found.len())))
+            });
+            assert!(is_right, "key {key} version {version} of {len} bytes: {is:?} (length, version)");
         }
     }
 }
@@ -265,6 +268,9 @@ fn goes_on(size_bytes: u64, shape: &Shape, seed: u64) {
                 store.wait(last).await.expect("it is durable");
                 if part == 2 {
                     shape.fill(store, kept, &mut random).await;
+                    // A delete adds nothing, whether there is something or not.
+                    last = shape.delete(store, 1 << 41).await;
+                    store.wait(last).await.expect("it is durable");
                 }
                 shape.check(store, kept).await;
             });
