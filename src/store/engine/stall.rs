@@ -20,9 +20,9 @@
 //! given back every page that nobody else knows. What it may leave is the third line.
 //!
 //! No line depends on sizes but by two bounds, which hold for every geometry: what has to be
-//! durable together fits a group ([`growth_bytes`](super::streams::Streams::growth_bytes)), and a group, a
-//! checkpoint and the log at its longest fit what no write is admitted to fill (`space/account.rs`,
-//! `reserve`).
+//! durable together fits a group ([`growth_bytes`](super::streams::Streams::growth_bytes)), and a
+//! group, a checkpoint and the log at its longest fit what no write is admitted to fill
+//! (`space/account.rs`, `reserve`).
 //!
 //! # If it stands still
 //!

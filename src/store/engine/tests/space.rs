@@ -200,8 +200,8 @@ fn lives(size_bytes: u64, shape: &Shape, cycles: u32, rounds: u32) {
         store.checkpoint().await.expect("a checkpoint");
         let state = store.shared.state();
         let (segments, geometry) = (&state.segments, state.owner.geometry);
-        // Streams have some open, the roots of the two trees lie in others, and one may wait for the
-        // next checkpoint. What has pages of the map is left to checkpoints.
+        // Streams have some open, the roots of the two trees lie in others, and one may wait for
+        // the next checkpoint. What has pages of the map is left to checkpoints.
         let others = segments.log_count() + geometry.first_segment() as usize + 6;
         let free = segments.free_count();
         let all = (geometry.first_segment()..geometry.segments).map(|number| segments.get(number));
@@ -243,7 +243,8 @@ fn a_larger_store_of_the_longest_pages_is_filled_overwritten_emptied_and_filled_
     lives(24 << 20, &Shape::LONG, 4, 10);
 }
 
-/// A store is filled, overwritten, half emptied, filled again and emptied, and nobody waits for ever.
+/// A store is filled, overwritten, half emptied, filled again and emptied, and nobody waits for
+/// ever.
 fn goes_on(size_bytes: u64, shape: &Shape, seed: u64) {
     let disk = Disk::new(MemoryOptions::disk(size_bytes), 1);
     let (mut kept, mut random, mut share) = (Kept::new(), StdRng::seed_from_u64(seed), 0.0);
