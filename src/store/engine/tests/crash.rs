@@ -14,11 +14,12 @@
 //! is the next one that it gives out. All keys of all trees, the catalog among them, have to have
 //! what these writes made of them. And no two openings that came to their end have the same epoch.
 //!
-//! What a life has to meet is rare in a store of usual size. So memory is small, pages are evicted
-//! and loaded all the time, an operator asks for checkpoints every few milliseconds, a watcher has
-//! the flusher look at events while bundles are under way, and flushes of the disk take long beside
-//! the time between two writes. A life is short, and openings are cut too, before and after they
-//! have answered, so that a log is replayed over what another replay has left.
+//! What a life has to meet is rare in a store of usual size. So memory is small, and some disks
+//! are, so that the store is full and is cleaned; pages are evicted and loaded all the time, an
+//! operator asks for checkpoints every few milliseconds, a watcher has the flusher look at events
+//! while bundles are under way, and flushes of the disk take long beside the time between two
+//! writes. A life is short, and openings are cut too, before and after they have answered, so that
+//! a log is replayed over what another replay has left.
 //!
 //! A seed decides everything. A failure prints it; with `BOSON_SEED=n` set,
 //! `cargo test --lib engine::tests::crash` runs that seed alone, with `BOSON_SEEDS=n` as many.
@@ -72,6 +73,8 @@ struct Coverage {
     /// Transactions of many keys.
     large: Cell<u64>,
     gone: Cell<u64>,
+    /// Writes that were refused because the store was full.
+    refused: Cell<u64>,
     /// Lives with two cores.
     pairs: Cell<u64>,
 }
@@ -195,7 +198,9 @@ fn differs<'e>(
 fn random_disk(random: &mut StdRng) -> MemoryOptions {
     let slow = [1, 1, 10][random.random_range(0..3)];
     let trim = crate::block::TrimLeaves::Anything;
-    MemoryOptions::disk(64 << 20)
+    // A small one is full soon, and cleaned all the time.
+    let mib = [64, 64, 8][random.random_range(0..3)];
+    MemoryOptions::disk(mib << 20)
         .block_size_bytes(if random.random() { 512 } else { 4096 })
         .forced_unit_access(random.random())
         .volatile_cache(random.random_ratio(4, 5))

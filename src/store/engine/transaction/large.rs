@@ -43,9 +43,11 @@
 //! from the keys of transactions is to be a wait between 1 and 2, until each core has unpinned once
 //! ([`CoreStore::keep_others_away`]). That comes with transactions over several cores.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::iter::Peekable;
+use std::time::Duration;
 use std::vec::IntoIter;
 
 use super::long::{Seen, Values, adds};
@@ -62,6 +64,7 @@ use crate::store::engine::registry::values;
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::{Overlay, SortedBuilder, Span};
+use crate::store::pace::either;
 use crate::store::wal::{Effect, Operation, Part, RECORD_HEAD_BYTES, Room as LogRoom};
 
 /// So many keys are read, or brought over, before others run: some µs each.
@@ -74,6 +77,9 @@ const PART_BYTES: usize = 64 << 10;
 const RECORD_BYTES: usize = 8 << 10;
 /// A group may have this share of the log.
 const LOG_SHARE: u64 = 4;
+/// So long a large transaction waits at most while what cannot be brought into the trees holds the
+/// log.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// So many numbers others may draw between the first part and the last: it fits 32 bits.
 const MAX_DISTANCE: u64 = 1 << 31;
 
@@ -261,9 +267,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut room = self.log_room(Part::MAX_BYTES + last.bytes).await?;
         // Nothing awaits from here on.
         if parts.first.is_some_and(|first| self.log.log().next_number() - first > MAX_DISTANCE) {
-            let error = Error::new(ErrorKind::LimitReached, "write to store");
-            let why = "others have written too much while a large transaction was being logged";
-            return Err(error.because(why).outcome_is(Outcome::NotStarted));
+            return Err(limit_reached("others have written too much while it was being logged"));
         }
         let number = room.draw_one();
         overlay.set_span(Span { first: parts.first.unwrap_or(number), last: number });
@@ -287,11 +291,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 "its changes take {bytes} bytes of the log, and those of a transaction may take {most}, a \
                  quarter of the log's length (`log_bytes`)"
             );
-            let error = Error::new(ErrorKind::LimitReached, "write to store").because(why);
-            return Err(error.outcome_is(Outcome::NotStarted));
+            return Err(limit_reached(why));
         }
         // Batches have headers, and end with a block.
         let bytes = bytes + bytes / 8;
+        let give_up_at = self.env.now() + PATIENCE;
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_writable("write to store")?;
@@ -299,18 +303,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if limit.fits_claims() {
                 return Ok(claim);
             }
-            if self.shared.space.is_stuck() {
-                // It would be for ever.
-                return Err(self.no_room("write to store"));
+            self.check_moves("write to store")?;
+            // What is left in an overlay may hold the log for long: others go on then.
+            let is_held = self.shared.overlay.has_left_some();
+            if is_held && self.env.now() >= give_up_at {
+                return Err(limit_reached("what cannot be brought into the trees holds the log"));
             }
             count(Count::LogWaits);
-            // What is left in an overlay may hold the log for long: others go on then.
-            let claim = Some(claim).filter(|_| !self.shared.overlay.has_left_some());
+            let claim = Some(claim).filter(|_| !is_held);
             self.shared.keeper.set();
-            self.shared.progress.since(moment).await;
+            either(self.shared.progress.since(moment), self.env.sleep(PATIENCE)).await;
             drop(claim);
         }
     }
+}
+
+fn limit_reached(why: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::LimitReached, "write to store").because(why).outcome_is(Outcome::NotStarted)
 }
 
 /// A group that is being logged.

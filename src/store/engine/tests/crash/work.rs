@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use super::history::Change;
 use super::{Machine, add};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt;
 use crate::store::btree::TreeRoot;
 use crate::store::engine::registry::NamedTree;
@@ -106,6 +106,11 @@ pub(super) fn name(tree: usize) -> &'static str {
     NAMES[tree]
 }
 
+/// Whether a write was refused, and not begun, because the store is full.
+fn is_full(error: &Error) -> bool {
+    error.kind() == ErrorKind::NoSpace && error.outcome() == Outcome::NotStarted
+}
+
 /// A value that no other write has, if it is long enough.
 fn value(random: &mut StdRng, longest: usize) -> Vec<u8> {
     let stamp: u32 = random.random();
@@ -197,10 +202,19 @@ impl<'m> Client<'m> {
                     Phase::Delete => true,
                 };
                 let change = self.change(tree, workload.key(number), is_delete);
-                if self.random.random_ratio(1, workload.transactions) {
-                    self.transact(change).await?;
-                } else {
+                let is_delete = change.value.is_none();
+                let done = if self.random.random_ratio(1, workload.transactions) {
+                    self.transact(change).await
+                } else if is_delete {
+                    // It is always admitted.
                     self.write(change).await?;
+                    Ok(())
+                } else {
+                    self.write(change).await
+                };
+                match done {
+                    Err(error) if is_full(&error) => add(&self.machine.coverage.refused, 1),
+                    done => done?,
                 }
                 if self.random.random_ratio(1, 8) {
                     self.read().await?;

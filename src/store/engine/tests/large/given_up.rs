@@ -236,8 +236,8 @@ fn changes_for_which_there_is_no_memory_come_late() {
 fn cut_in_a_group() {
     let memory = MemoryOptions::disk(64 << 20)
         .volatile_cache(true)
-        .write_latency(Duration::from_millis(70))
-        .flush_latency(Duration::from_millis(70));
+        .write_latency(Duration::from_millis(150))
+        .flush_latency(Duration::from_millis(150));
     let disk = Disk::new(memory, 1);
     let options = || options().cache_bytes(2 << 20);
     a_life(&disk, async move |disk| {
