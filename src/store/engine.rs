@@ -15,7 +15,8 @@
 //! | `clean` | moves what lives out of segments with much garbage |
 //! | `space` | a full store: which writes are admitted |
 //! | `grow` | a namespace that grows |
-//! | `drain` | the task that brings what the log had into the tree |
+//! | `overlays`, `drain` | what the log has and the trees do not; the task that brings it into them |
+//! | `pending` | keys of a large transaction: writers wait |
 //! | `collect` | gets back the memory of cores that are idle |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
@@ -38,9 +39,10 @@
 //! # A write
 //!
 //! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`core_store.rs`,
-//!    `LogLimit`), and brings what `overlay` still has of the key into the tree.
+//!    `LogLimit`), and brings what an overlay still has of the key into the tree.
 //! 2. It takes room for the record in the core's log buffer (`log/core_driver.rs`,
-//!    `wal/writer.rs`). From here to 4 nothing awaits.
+//!    `wal/writer.rs`). From here to 4 nothing awaits. If the key has come to an overlay meanwhile it
+//!    starts over.
 //! 3. `btree/tree/write.rs` goes down to the leaf and reserves a slot of its area
 //!    (`btree/area.rs`). If it is the first change of a clean area it pushes an event, then draws
 //!    the number (`wal/order.rs`) and publishes the slot. A full leaf is consolidated or split
@@ -53,7 +55,7 @@
 //!
 //! # A cold read
 //!
-//! 1. `operations.rs` (`get`) asks the overlay, then the tree (`btree/tree.rs`), which misses a
+//! 1. `operations.rs` (`get`) asks the overlays, then the tree (`btree/tree.rs`), which misses a
 //!    frame of the mapping, or a page.
 //! 2. `loads.rs` loads it on this core; others that want it wait. For a frame it finds the map page
 //!    (`pages/map_page/tree.rs`), reads it, and applies what the log's bundles say about its pages
