@@ -69,8 +69,8 @@ async fn scanned(store: &Store, tree: TreeRoot, direction: Direction) -> Vec<(u3
 /// touched.
 fn expected(key: u32) -> Option<u8> {
     match key {
-        _ if key % 2 == 0 => Some(2),
-        _ if key % 3 == 0 => None,
+        _ if key.is_multiple_of(2) => Some(2),
+        _ if key.is_multiple_of(3) => None,
         _ => Some(1),
     }
 }
