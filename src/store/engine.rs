@@ -41,8 +41,8 @@
 //! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`core_store.rs`,
 //!    `LogLimit`), and brings what an overlay still has of the key into the tree.
 //! 2. It takes room for the record in the core's log buffer (`log/core_driver.rs`,
-//!    `wal/writer.rs`). From here to 4 nothing awaits. If the key has come to an overlay meanwhile it
-//!    starts over.
+//!    `wal/writer.rs`). From here to 4 nothing awaits. If the key has come to an overlay meanwhile
+//!    it starts over.
 //! 3. `btree/tree/write.rs` goes down to the leaf and reserves a slot of its area
 //!    (`btree/area.rs`). If it is the first change of a clean area it pushes an event, then draws
 //!    the number (`wal/order.rs`) and publishes the slot. A full leaf is consolidated or split

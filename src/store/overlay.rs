@@ -36,8 +36,8 @@
 //!    install the old value over a newer one.
 //! 5. What is brought into the tree is not logged and does not count; it is in the log and in the
 //!    counts. The page's change has the record's number, and is as old as [`Record::from`]; the
-//!    log's start stays at [`Overlay::first`] or before until the overlay is drained and those pages
-//!    are durable.
+//!    log's start stays at [`Overlay::first`] or before until the overlay is drained and those
+//!    pages are durable.
 //!
 //! Why a reader never sees an old value after a newer one was acknowledged. The writer acknowledges
 //! after it has found the entry drained, or has drained it. The state never leaves *drained*, so a

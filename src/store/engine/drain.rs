@@ -1,5 +1,5 @@
-//! The drain: it brings what the log has, and the trees do not, into the trees: after an opening all
-//! of the log, and what large transactions have left to it.
+//! The drain: it brings what the log has, and the trees do not, into the trees: after an opening
+//! all of the log, and what large transactions have left to it.
 //!
 //! It is a task of its own beside the keeper. It waits for memory, and for pages that others load,
 //! as everybody does; the keeper waits for neither, so what fills memory is always written.
@@ -225,8 +225,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(left)
     }
 
-    /// Lets the keeper write what the keys before have made of the tree's shape, if that is much; but
-    /// not for ever, as it may wait for somebody's next step.
+    /// Lets the keeper write what the keys before have made of the tree's shape, if that is much;
+    /// but not for ever, as it may wait for somebody's next step.
     async fn let_growth_settle(&self) {
         self.look_at_growth();
         if self.shared.growth.is_reached() {

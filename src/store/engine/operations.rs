@@ -270,17 +270,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
-    /// Waits while a transaction that is not decided has `key`, and brings what an overlay has of it
-    /// into the tree, before it is written to. The writer asks [`CoreStore::may_write`] in the step
-    /// in which it writes.
+    /// Waits while a transaction that is not decided has `key`, and brings what an overlay has of
+    /// it into the tree, before it is written to. The writer asks [`CoreStore::may_write`] in the
+    /// step in which it writes.
     pub(super) async fn bring_over(&self, tree: TreeRoot, key: &[u8]) -> Result<()> {
         self.wait_until_decided(tree, key).await?;
         self.bring_into_tree(tree, key).await
     }
 
-    /// Whether a write of the key may be made in this step: nothing of it is to be brought over, and
-    /// no transaction that is not decided has it. If not the writer starts over. What was brought
-    /// over before may have come to an overlay again while the writer waited.
+    /// Whether a write of the key may be made in this step: nothing of it is to be brought over,
+    /// and no transaction that is not decided has it. If not the writer starts over. What was
+    /// brought over before may have come to an overlay again while the writer waited.
     pub(super) fn may_write(&self, tree: TreeRoot, key: &[u8]) -> bool {
         let mut access = self.overlay.borrow_mut();
         let overlays = access.all(&self.shared.overlay);

@@ -1,16 +1,16 @@
 //! The overlays of records that are not in the trees yet: that of the log from before the opening,
 //! and those of large transactions.
 //!
-//! The cores share a short list. Each has a copy of it ([`Access`]), and looks at the list's version
-//! only: with no overlay, that is a load and a branch for each key.
+//! The cores share a short list. Each has a copy of it ([`Access`]), and looks at the list's
+//! version only: with no overlay, that is a load and a branch for each key.
 //!
 //! **A key is undrained in one overlay at most.** Whoever puts keys into a new one has brought them
 //! over from the others before, and between that and the new one's place in the list nobody else
 //! can write them. So it does not matter which overlay is asked first.
 //!
-//! A new overlay may come while a writer waits. So a writer that has brought its key over looks once
-//! more in the step in which it writes (`operations.rs`, `may_write`), and starts over if an overlay
-//! has the key again.
+//! A new overlay may come while a writer waits. So a writer that has brought its key over looks
+//! once more in the step in which it writes (`operations.rs`, `may_write`), and starts over if an
+//! overlay has the key again.
 //!
 //! # What holds the log
 //!

@@ -1,8 +1,8 @@
 //! Keys of a large transaction that is not decided yet: writers wait until it is.
 //!
 //! A large transaction reads its keys one after the other, and what it makes of them takes many
-//! steps. So nobody else may write them meanwhile, on any core. Readers pass by: until it is decided
-//! the keys have what they had.
+//! steps. So nobody else may write them meanwhile, on any core. Readers pass by: until it is
+//! decided the keys have what they had.
 //!
 //! | | |
 //! |---|---|

@@ -6,8 +6,8 @@
 //!
 //! What the overlays of records have of the keys ahead is taken *before* the leaf is read, and goes
 //! before it: a key that is drained in between would be in neither otherwise. A page that is
-//! missing is loaded, and both are read again. Of several overlays none has a key of another; a step
-//! goes as far as the one that was asked for the least.
+//! missing is loaded, and both are read again. Of several overlays none has a key of another; a
+//! step goes as far as the one that was asked for the least.
 //!
 //! | a step ends | because | the next one starts |
 //! |---|---|---|

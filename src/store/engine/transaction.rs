@@ -38,8 +38,9 @@
 //!
 //! There is memory for [`BYTES_PER_KEY`] for each key before the first, an eighth of the cache at
 //! most; changes may use the reserve besides; and where even that is not enough, clean pages are
-//! evicted at once. If all of it fails, the changes that are left go to an overlay of records in the
-//! same step ([`overlays`](super::overlays)), as they do after a crash: the record has all of them.
+//! evicted at once. If all of it fails, the changes that are left go to an overlay of records in
+//! the same step ([`overlays`](super::overlays)), as they do after a crash: the record has all of
+//! them.
 
 mod large;
 mod long;
@@ -305,8 +306,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// As for [`CoreStore::write`], and [`ErrorKind::LimitReached`] if the changes are longer than a
-    /// part of the log; nothing was changed.
+    /// As for [`CoreStore::write`], and [`ErrorKind::LimitReached`] if the changes are longer than
+    /// a part of the log; nothing was changed.
     pub(in crate::store) async fn transact<R>(
         &self,
         keys: &[Key<'_>],

@@ -75,7 +75,8 @@ fn expected(key: u32) -> Option<u8> {
     }
 }
 
-/// Some of a tree's keys, from `from` on, with the first bytes of their values, in the scan's order.
+/// Some of a tree's keys, from `from` on, with the first bytes of their values, in the scan's
+/// order.
 async fn some_scanned(store: &Store, tree: TreeRoot, from: u32, direction: Direction) -> Vec<(u32, u8)> {
     const SCANNED: usize = 1500;
     let from = Bound::Included(from.to_be_bytes().to_vec());

@@ -33,13 +33,14 @@
 //! # The closure
 //!
 //! It runs once if the transaction has so many keys that it is large from the start. If that is
-//! found out later it runs again, on what the keys have then. Its own step is as long as the closure
-//! takes, and for each key a look and a change; no other step is longer than for some hundred keys.
+//! found out later it runs again, on what the keys have then. Its own step is as long as the
+//! closure takes, and for each key a look and a change; no other step is longer than for some
+//! hundred keys.
 //!
 //! # Several cores
 //!
-//! A writer on this core looks whether its key is pending and writes in one step. On another core it
-//! may have looked before step 1, and write after: the first half of what keeps other cores away
+//! A writer on this core looks whether its key is pending and writes in one step. On another core
+//! it may have looked before step 1, and write after: the first half of what keeps other cores away
 //! from the keys of transactions is to be a wait between 1 and 2, until each core has unpinned once
 //! ([`CoreStore::keep_others_away`]). That comes with transactions over several cores.
 
@@ -334,8 +335,8 @@ struct Parts<'g> {
 }
 
 impl Parts<'_> {
-    /// Appends the next part under this number. If the first one is the last it is a record like any
-    /// other.
+    /// Appends the next part under this number. If the first one is the last it is a record like
+    /// any other.
     fn append(&mut self, room: &mut LogRoom<'_>, number: u64, (piece, is_last): (&Piece, bool)) {
         let is_part = !is_last || self.count > 0;
         self.count += 1;

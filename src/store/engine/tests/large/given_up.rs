@@ -231,8 +231,8 @@ fn changes_for_which_there_is_no_memory_come_late() {
     });
 }
 
-/// A cut of the lengths lies in a group. The group is in pages when a checkpoint has that cut, as the
-/// log takes too long to be durable up to a later one.
+/// A cut of the lengths lies in a group. The group is in pages when a checkpoint has that cut, as
+/// the log takes too long to be durable up to a later one.
 fn cut_in_a_group() {
     let memory = MemoryOptions::disk(64 << 20)
         .volatile_cache(true)
