@@ -14,6 +14,8 @@ mod nodes;
 mod smo;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;
+#[cfg(not(any(loom, shuttle)))]
+mod undone;
 
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
@@ -23,7 +25,7 @@ pub(super) use homes::{Home, Homes, Installed, MapFreeze};
 pub(super) use image::{IMAGE_BYTES, VALUE_REFERENCE_BYTES, ValueReference};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use map::{FRAME_PAGES, Map, RESERVED_PAGES};
+pub(super) use map::{FRAME_PAGES, Lookup, Map, RESERVED_PAGES};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use miss::{ColdPage, Miss};

@@ -24,7 +24,7 @@
 //! | a reader, a scan | the miss |
 //! | a writer, before its number was drawn | the miss |
 //! | a visitor that finishes what others began | the miss; private pages that it made are given back |
-//! | a visitor that is to remove a leaf, after the write that emptied it | nothing: the write is done, and the leaf stays, empty, until another delete comes by |
+//! | a visitor that is to remove a leaf, after the write that emptied it | nothing: the write is done. The leaf stays, empty, until another delete comes by; or if it is marked as removed already, until a visitor or the keeper does the rest ([`undone`](super::undone)) |
 //!
 //! # The keeper
 //!
@@ -277,14 +277,14 @@ impl<M: NodeMemory> Pin<'_, M> {
 
     /// Goes down step by step and finishes what it meets, with this care. An error if a page on the
     /// way is not in memory, or if there is no room for what is to be done; what was made for that
-    /// is given back.
+    /// is given back, and what was begun is the keeper's to finish ([`undone`](super::undone)).
     fn visit<'g>(
         &'g self,
         pinned: &Pinned<'g, M>,
         target: Target<Separator<'g>>,
         care: Care,
     ) -> Result<Visitor<Separator<'g>, Loaded<'g>>, Refusal> {
-        let mut visitor = Visitor::new(pinned, target, care);
+        let mut visitor = Visitor::new(pinned, target.clone(), care);
         while visitor.step(pinned) != Step::Arrived {
             let stop = match pinned.miss() {
                 Some(miss) => Some(Refusal::Miss(miss)),
@@ -292,6 +292,9 @@ impl<M: NodeMemory> Pin<'_, M> {
             };
             if let Some(refusal) = stop {
                 visitor.give_up(pinned);
+                if let Some(marked) = pinned.marked() {
+                    self.leave_undone(pinned.root_of(), &target, marked);
+                }
                 return Err(refusal);
             }
         }
@@ -309,6 +312,35 @@ impl<M: NodeMemory> Pin<'_, M> {
         leaf.touch();
         let newest = leaf.area().lookup(key, tag, u64::MAX, no_intents).newest;
         Ok(found(leaf, key, newest))
+    }
+
+    /// The smallest key that a leaf may have, for one that is chosen child by child, each as likely
+    /// as the others. Leaves are about as full as each other, and so are inner pages, so it is any
+    /// leaf about as likely as another.
+    ///
+    /// # Errors
+    ///
+    /// A page on the way is not in memory.
+    pub(in crate::store) fn random_bound(
+        &self,
+        tree: TreeRoot,
+        random: &mut impl FnMut() -> u64,
+    ) -> Result<Vec<u8>, Miss> {
+        let (mut child, mut bound) = (tree.root, Vec::new());
+        while let Some((node, _)) = self.find(child.id())? {
+            // What a split has moved away, and the parent does not know of, counts as its
+            // neighbour.
+            if node.kind() != State::Live.code() || node.level() == 0 {
+                break;
+            }
+            let image = InnerImage::of_verified(node.image());
+            let at = usize::try_from(random() % image.len() as u64).unwrap_or(0);
+            if at > 0 {
+                bound = image.separator(at - 1).to_vec();
+            }
+            child = image.child(at);
+        }
+        Ok(bound)
     }
 
     /// The entries of the leaf of `target` that lie ahead of it, and where the next leaf begins:

@@ -287,6 +287,30 @@ impl Flusher {
         oldest.filter(|from| *from != NO_NUMBER)
     }
 
+    /// Whether the page above this one, which is marked as removed or moved, still has it in
+    /// memory. As far as events are drained: if not all are it may be said too often.
+    pub(in crate::store) fn is_unposted(
+        &mut self,
+        page: PageId,
+        pages: &impl Pages,
+        take: &mut impl FnMut(&mut Vec<Event>),
+    ) -> bool {
+        let is_drained = self.drain(pages, take);
+        let is_gone = matches!(pages.look(page), Look::Gone(_));
+        let is_posted = self.structure.gone.get(&page).is_some_and(|gone| {
+            // An heir that is not in memory may have it.
+            let is_known = |heir| !matches!(pages.look(heir), Look::Cold(_)) || gone.let_go.contains(&heir);
+            gone.heirs.iter().all(|heir| is_known(*heir)) && !self.structure.is_stated(page, pages)
+        });
+        is_gone && !(is_drained && is_posted)
+    }
+
+    /// The page is the root of a tree, and may never have been durable. (Of others the events of
+    /// their first writes say that.)
+    pub(in crate::store) fn know_root(&mut self, page: PageId) {
+        self.structure.add_root(page);
+    }
+
     /// The evicter found the page dirty: it goes to the front. A page that it asks for is written
     /// even if the log keeps nothing for it.
     pub(in crate::store) fn want(&mut self, page: PageId) {
@@ -334,20 +358,20 @@ impl Flusher {
     }
 
     /// Begins a bundle that moves images of cold pages elsewhere, for cleaning. Those that come
-    /// back may be in it; the others are in a bundle under way, or gone. A page of them that is
-    /// changed meanwhile waits until the bundle is durable or failed, and an entry of it counts
-    /// only where the page still has the image that it replaces.
+    /// back may be in it; the others are in a bundle under way. A page of them that is changed
+    /// meanwhile waits until the bundle is durable or failed, and an entry of it counts only where
+    /// the page still has the image that it replaces.
     ///
-    /// A page that is in memory is not moved but [wanted](Self::want): it is written as any other.
+    /// A page that is gone is moved as well: its durable image counts until its id is free. If it
+    /// were left, a full store could not be cleaned: its heirs need room to be written, and until
+    /// then it would keep its segment from being empty.
     pub(in crate::store) fn move_cold(
         &mut self,
         cold: impl IntoIterator<Item = ChildWord>,
     ) -> (BundleId, Vec<ChildWord>) {
         self.last_bundle += 1;
         let bundle = BundleId(self.last_bundle);
-        let is_in = |page: &ChildWord| {
-            !self.under_way.contains_key(&page.id()) && !self.structure.gone.contains_key(&page.id())
-        };
+        let is_in = |page: &ChildWord| !self.under_way.contains_key(&page.id());
         let moved: Vec<ChildWord> = cold.into_iter().filter(is_in).collect();
         let pages = moved.iter().map(|page| (page.id(), (page.epoch(), None))).collect();
         self.under_way.extend(moved.iter().map(|page| (page.id(), bundle)));

@@ -90,7 +90,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     if self.shared.state().map.find(0, index) != Some(from) {
                         continue;
                     }
-                    MapPage::decode(&buf[at..], index, from, &self.shared.owner)
+                    let owner = self.shared.state().owner;
+                    MapPage::decode(&buf[at..], index, from, &owner)
                         .map_err(|damage| damage.error("read store", &self.shared.name))?
                 }
             };

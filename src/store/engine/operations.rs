@@ -3,6 +3,7 @@
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
+use super::space::account::{Held, added_bytes};
 use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -122,8 +123,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// Nothing was changed: as for loading a page, that key or value are too long, or that the
-    /// store takes no writes.
+    /// Nothing was changed: as for loading a page, that key or value are too long, that the store
+    /// is full, or takes no writes.
     pub(in crate::store) async fn write(
         &self,
         tree: TreeRoot,
@@ -131,12 +132,51 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         change: Change<'_>,
         durability: Durability,
     ) -> Result<u64> {
+        let number = self.write_admitted(tree, key, change, None).await?;
+        self.log.commit(number, durability);
+        Ok(number)
+    }
+
+    /// The same where what it adds is held for it already, for no durability.
+    pub(super) async fn write_held(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        change: Change<'_>,
+        held: &mut Held<'_>,
+    ) -> Result<u64> {
+        let number = self.write_admitted(tree, key, change, Some(held)).await?;
+        self.log.commit(number, Durability::None);
+        Ok(number)
+    }
+
+    async fn write_admitted(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        change: Change<'_>,
+        held: Option<&mut Held<'_>>,
+    ) -> Result<u64> {
         let operation = operation(tree, key, change, Effect::Unknown);
         let len = operation.encoded_len();
+        let adds = added_bytes(key, change);
+        let (mut is_admitted, mut asked) = (held.is_some(), 0);
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(len).await?;
+            // Here, as its number is drawn soon after.
+            if !is_admitted && !self.shared.space.admit(adds) {
+                drop(room);
+                if self.adds_nothing(tree, key, change).await? {
+                    self.shared.space.shrinks();
+                    is_admitted = true;
+                } else {
+                    self.ask_for_room(&mut asked).await?;
+                }
+                continue;
+            }
+            is_admitted = true;
             // Nothing awaits from here to the record. The key may have come into the overlay's
             // hands again only by this core's own operations, and there were none.
             let written = {
@@ -147,7 +187,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Ok(number) => {
                     room.append(len, |out| _ = operation.encode(out));
                     drop(room);
-                    self.log.commit(number, durability);
+                    if let Some(held) = held {
+                        held.wrote(adds);
+                    }
                     return Ok(number);
                 }
                 Err(refusal) => {
@@ -188,11 +230,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             // It may be much less than what was counted.
             self.look_at_growth();
         }
-        Ok(match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
-            (false, false) => None,
-            (true, _) => Some(Count::LogWaits),
-            (false, true) => Some(Count::GrowthWaits),
-        })
+        let why = match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
+            (false, false) => return Ok(None),
+            (true, _) => Count::LogWaits,
+            (false, true) => Count::GrowthWaits,
+        };
+        // If it would be for ever.
+        self.check_moves("write to store")?;
+        Ok(Some(why))
     }
 
     /// Room for the record of a write. Nothing may await from here to the record.
@@ -256,7 +301,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             Newest::PutReference { reference, .. } => Change::PutReference(reference),
             Newest::Deleted => Change::Delete,
         };
-        let pin = self.core.pin_with(Room::Ordinary);
+        let pin = self.core.pin_with(room_of(change));
         pin.write(tree, record.key, change, &mut Known(record.number)).map(drop)
     }
 }

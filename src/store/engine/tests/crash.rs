@@ -14,11 +14,12 @@
 //! is the next one that it gives out. All keys of all trees, the catalog among them, have to have
 //! what these writes made of them. And no two openings that came to their end have the same epoch.
 //!
-//! What a life has to meet is rare in a store of usual size. So memory is small, pages are evicted
-//! and loaded all the time, an operator asks for checkpoints every few milliseconds, a watcher has
-//! the flusher look at events while bundles are under way, and flushes of the disk take long beside
-//! the time between two writes. A life is short, and openings are cut too, before and after they
-//! have answered, so that a log is replayed over what another replay has left.
+//! What a life has to meet is rare in a store of usual size. So memory is small, and some disks
+//! are, so that the store is full and is cleaned; pages are evicted and loaded all the time, an
+//! operator asks for checkpoints every few milliseconds, a watcher has the flusher look at events
+//! while bundles are under way, and flushes of the disk take long beside the time between two
+//! writes. A life is short, and openings are cut too, before and after they have answered, so that
+//! a log is replayed over what another replay has left.
 //!
 //! A seed decides everything. A failure prints it; with `BOSON_SEED=n` set,
 //! `cargo test --lib engine::tests::crash` runs that seed alone, with `BOSON_SEEDS=n` as many.
@@ -72,6 +73,8 @@ struct Coverage {
     /// Lives that ended with a transaction for which there was no memory.
     out_of_memory: Cell<u64>,
     gone: Cell<u64>,
+    /// Writes that were refused because the store was full.
+    refused: Cell<u64>,
     /// Lives with two cores.
     pairs: Cell<u64>,
 }
@@ -191,7 +194,9 @@ fn differs<'e>(
 fn random_disk(random: &mut StdRng) -> MemoryOptions {
     let slow = [1, 1, 10][random.random_range(0..3)];
     let trim = crate::block::TrimLeaves::Anything;
-    MemoryOptions::disk(64 << 20)
+    // A small one is full soon, and cleaned all the time.
+    let mib = [64, 64, 8][random.random_range(0..3)];
+    MemoryOptions::disk(mib << 20)
         .block_size_bytes(if random.random() { 512 } else { 4096 })
         .forced_unit_access(random.random())
         .volatile_cache(random.random_ratio(4, 5))
@@ -265,6 +270,7 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
         epoch: Cell::new(0),
         coverage: Rc::clone(coverage),
     });
+    machine.history.borrow_mut().has_others = machine.workload.has_long_values();
     let mut crashed_at = rt::Instant::ORIGIN;
     for round in 0..random.random_range(5..=10) {
         while round > 0 && random.random_ratio(1, 4) {

@@ -74,6 +74,25 @@ fn a_change_that_may_be_older_than_those_that_were_told_is_told() {
     assert_eq!(drained(&events), [dirty(70), dirty(60), dirty(50)]);
 }
 
+/// A flush makes one image of a leaf and its area. If one write follows each flush no area is ever
+/// full, and the leaf is split all the same.
+#[test]
+fn a_leaf_that_is_flushed_after_each_write_is_split() {
+    let (pages, core, events) = kept(1);
+    let root = core.new_tree(5).expect("room");
+    let mut numbers = Looking { next: 70, events: &events, heard: Vec::new() };
+    for number in 0..400_u32 {
+        let key = number.to_be_bytes();
+        core.pin().write(root, &key, Change::Put(&[7; 100]), &mut numbers).expect("room");
+        for page in (1..pages.map().next_page()).filter_map(PageId::new) {
+            let Ok(Capture::Page(captured)) = core.pin().capture(page) else { continue };
+            assert!(captured.image.len() < 6 << 10, "{} bytes", captured.image.len());
+            let place = ColdAddress::new(u64::from(number) * 1000 + page.get(), 100).expect("in range");
+            core.pin().install_flushed(&captured, place);
+        }
+    }
+}
+
 /// Each page that comes or goes is told of, and ids are the keeper's to release.
 #[test]
 fn changes_of_shape_are_told_and_ids_wait_for_the_keeper() {
