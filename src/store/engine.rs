@@ -10,6 +10,7 @@
 //! | [`loads`], `in_flight` | brings pages and frames of the mapping into memory, each once |
 //! | [`keeper`] | the task that writes pages, takes checkpoints and makes room in memory |
 //! | `drain` | the task that brings what the log had into the tree |
+//! | `dying` | clears and removes trees; the task that takes their content apart |
 //! | `collect` | gets back the memory of cores that are idle |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
@@ -115,6 +116,8 @@ mod counts;
 mod defect;
 #[cfg(not(any(loom, shuttle)))]
 mod drain;
+#[cfg(not(any(loom, shuttle)))]
+mod dying;
 pub(super) mod flush;
 #[cfg(not(any(loom, shuttle)))]
 mod in_flight;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use super::counts::{Count, count};
 use super::defect::Defects;
 use super::drain::Draining;
+use super::dying::Dying;
 use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     trees: Mutex<Trees>,
     pub(super) loads: Loads,
     pub(super) values: LongValues,
+    pub(super) dying: Dying,
     pub(super) round: Arc<Round>,
     /// There is something for the keeper to do.
     pub(super) keeper: Arc<Signal>,
@@ -104,6 +106,7 @@ impl Shared {
             trees: Mutex::default(),
             loads: Loads::default(),
             values: LongValues::default(),
+            dying: Dying::default(),
             round: Arc::default(),
             keeper,
             progress: Progress::default(),

@@ -295,6 +295,17 @@ impl Flusher {
         }
     }
 
+    /// Forgets the root of a tree that nobody can reach. False, and nothing happens, if something
+    /// is to be written or freed that depends on it.
+    pub(in crate::store) fn forget_root(&mut self, root: PageId) -> bool {
+        let is_dirty = self.dirty.get(root).is_some() || self.under_way.contains_key(&root);
+        if is_dirty || self.structure.depends_on(root) {
+            return false;
+        }
+        self.structure.roots.remove(&root);
+        true
+    }
+
     /// How many pages the evicter waits for.
     pub(in crate::store) fn wanted_count(&self) -> usize {
         self.is_wanted.len()

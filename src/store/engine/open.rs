@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use super::collect::collect_when_asked;
 use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
 use super::defect::{Defects, EngineDefect};
+use super::dying::take_apart_when_asked;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
 use super::signal::Signal;
@@ -391,6 +392,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.env.spawn("store drain", Rc::clone(self).drain(duty("store drain")));
         let asked = Arc::clone(&self.shared.values.asked);
         self.env.spawn("store values", reclaim_when_asked(Rc::downgrade(self), asked));
+        let asked = Arc::clone(&self.shared.dying.asked);
+        self.env.spawn("store dying trees", take_apart_when_asked(Rc::downgrade(self), asked));
     }
 
     /// Makes the new epoch durable, before anything else is written.

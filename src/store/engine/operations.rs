@@ -155,6 +155,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(len).await?;
+            self.check_tree(tree)?;
             // Nothing awaits from here to the record. The key may have come into the overlay's
             // hands again only by this core's own operations, and there were none.
             let written = {

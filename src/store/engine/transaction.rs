@@ -39,6 +39,7 @@
 //! again finds the whole transaction.
 
 mod long;
+mod remains;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -236,6 +237,15 @@ pub(super) enum Reads {
     Presence,
 }
 
+/// Whose keys are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Those of trees that have names, as long as they have them.
+    Named,
+    /// Those of a tree that nobody can reach any more.
+    Dying,
+}
+
 /// What became of an attempt to run a transaction.
 enum Attempt<R> {
     Missed(Miss),
@@ -291,6 +301,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 // Others took it while this waited for the log.
                 continue;
             }
+            self.check_trees(keys)?;
             // Nothing awaits from here to the record.
             let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
@@ -302,7 +313,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
-                    match self.carry_out(keys, changes, &seen, durability).await? {
+                    match self.carry_out(keys, changes, &seen, (durability, Reach::Named)).await? {
                         Some(number) => return Ok((result, Some(number))),
                         None => continue,
                     }
@@ -319,6 +330,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.log.commit(number, durability);
             return Ok((result, Some(number)));
         }
+    }
+
+    fn check_trees(&self, keys: &[Key<'_>]) -> Result<()> {
+        keys.iter().try_for_each(|(tree, _)| self.check_tree(*tree))
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
@@ -360,7 +375,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Brings over what the overlay has of the keys, loads their leaves, and waits for memory.
-    async fn prepare(&self, keys: &[Key<'_>]) -> Result<()> {
+    pub(super) async fn prepare(&self, keys: &[Key<'_>]) -> Result<()> {
         for (tree, key) in keys {
             self.bring_over(*tree, key).await?;
             loop {
@@ -379,7 +394,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Whether there is memory to change so many keys.
-    fn has_memory(&self, keys: usize) -> bool {
+    pub(super) fn has_memory(&self, keys: usize) -> bool {
         let account = self.shared.memory.account();
         let ordinary = account.limit_bytes() - account.reserve_bytes();
         let wanted = (keys as u64 * BYTES_PER_KEY).min(ordinary / 8);
@@ -408,7 +423,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         done.map(|()| number)
     }
 
-    fn apply_one(&self, tree: TreeRoot, key: &[u8], change: Change<'_>, number: u64) -> Result<()> {
+    pub(super) fn apply_one(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        change: Change<'_>,
+        number: u64,
+    ) -> Result<()> {
         let mut refusal = None;
         for _ in 0..EVICTIONS {
             // A pin for each change: what one has replaced may be freed for the next.

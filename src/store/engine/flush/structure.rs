@@ -65,7 +65,7 @@ pub(super) struct Structure {
     pub(super) flux: BTreeMap<PageId, Flux>,
     pub(super) gone: BTreeMap<PageId, Gone>,
     /// Roots of trees, as far as events have named them.
-    roots: BTreeSet<PageId>,
+    pub(super) roots: BTreeSet<PageId>,
 }
 
 fn add(pages: &mut Vec<PageId>, page: PageId) {
@@ -179,6 +179,13 @@ impl Structure {
             }
         }
         changed
+    }
+
+    /// Whether a page in flux may be a child of `page`, or it may be the heir of one that is gone.
+    pub(super) fn depends_on(&self, page: PageId) -> bool {
+        self.flux.contains_key(&page)
+            || self.flux.values().any(|flux| flux.parents.contains(&page))
+            || self.gone.values().any(|gone| gone.heirs.contains(&page))
     }
 
     /// The parent of `page` in memory, and the epoch that it states.

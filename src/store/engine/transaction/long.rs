@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 
-use super::{Changes, Key, OneChange, To, too_long};
+use super::{Changes, Key, OneChange, Reach, To, too_long};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Miss, Value};
@@ -95,7 +95,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         declared: &[Key<'_>],
         mut changes: Changes,
         seen: &Seen,
-        durability: Durability,
+        (durability, reach): (Durability, Reach),
     ) -> Result<Option<u64>> {
         let (mut extra, mut added) = (Extra::default(), Vec::new());
         let mut written: Vec<Unreferenced<'_>> = Vec::new();
@@ -140,6 +140,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let mut room = self.log_room(len).await?;
             if !self.has_memory(keys.len()) {
                 continue;
+            }
+            if reach == Reach::Named {
+                self.check_trees(declared)?;
             }
             // Nothing awaits from here to the record.
             match self.is_unchanged(declared, seen) {
