@@ -110,7 +110,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // What a failed transaction has not done is in the log alone, and no page is dirty for it.
         self.shared.check_failed("checkpoint", Outcome::NotStarted)?;
         let number = self.log_start_number();
-        let roots = self.free_roots();
         let mut begun = self.log.shared().with_leader(|leader| self.begin(leader, number)).await;
         let change = match self.write_structure(&mut begun).await {
             Ok(change) => change,
@@ -138,7 +137,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.shared.log_limit.has(state.segments.log_count());
         }
         count(Count::Checkpoints);
-        self.roots_are_free(roots);
+        self.let_roots_go();
         self.log.shared().segments_came();
         self.trim().await
     }

@@ -23,8 +23,9 @@
 //! | `Young` | it lost its name since the store was opened | `Kept`: the task, when it is empty |
 //! | `Kept` | it is empty; its root stays for those who still have it | `Old`, or `Over`: an opening |
 //! | `Old` | it had no name when the store was opened: only the task has its root | `Empty`: the task |
-//! | `Empty` | it is one empty leaf, and so are the images once the log starts at `from` | `Over`: the keeper, with a checkpoint |
-//! | `Over` | its root is not in the durable mapping | none: the task deletes the catalog's entry |
+//! | `Empty` | it is one empty leaf, and the log has records of it below `from` alone | `Leaving`: the keeper, when the log starts at `from` or later |
+//! | `Leaving` | the flusher has its root to free | `Over`: the keeper, when a bundle is durable that frees it |
+//! | `Over` | the durable mapping does not have its root | none: the task deletes the catalog's entry |
 //!
 //! The task deletes the keys as anybody would, some at a time, in records of the log that also have
 //! the markers of long values to which the keys refer. The structure changes of `btree/smo.rs` take
@@ -45,16 +46,16 @@
 //!
 //! # The end of a root
 //!
-//! A root has no parent that could be written without it, so the catalog's entry is what names it,
-//! until nothing durable has it. The order is:
+//! A root has no parent that could be written without it. So the catalog's entry names it until
+//! the durable mapping does not have it any more. The order is:
 //!
-//! 1. The log starts behind all records of the tree: no replay brings a key into it.
-//! 2. The keeper frees the root before it freezes the mapping for a checkpoint. From here on the id
-//!    may be another page's, with another epoch.
-//! 3. The checkpoint is durable.
-//! 4. One record has `RemoveTree`, and the deletion of the catalog's entry.
+//! 1. The log starts behind all records of the tree: no replay makes its root again, or brings a
+//!    key into it.
+//! 2. The trailer of a bundle says that the id is free, as for a page that was removed. When the
+//!    bundle is durable, and not before, the id may be another page's, with another epoch.
+//! 3. One record has `RemoveTree`, and the deletion of the catalog's entry.
 //!
-//! After a crash before 4 the opening finds the entry, and asks the mapping. If the id has exactly
+//! After a crash before 3 the opening finds the entry, and asks the mapping. If the id has exactly
 //! the epoch of the entry, that is the root, and its tree is `Old`: it is taken apart again, which
 //! finds nothing. Otherwise the tree is `Over`. Nothing but the mapping is read for this.
 
@@ -68,7 +69,6 @@ use super::operations::{Logged, operation, overlaid};
 use super::registry::{DYING, NamedTree, Trees, catalog, dying_key};
 use super::scan::Scan;
 use super::signal::Signal;
-use super::state::PageState;
 use super::transaction::Key;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -97,6 +97,7 @@ pub(super) enum Stage {
     Empty {
         from: u64,
     },
+    Leaving,
     Over,
 }
 
@@ -338,7 +339,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Brings a dying tree to its next stage, if that is the task's to do.
     async fn take_on(self: &Rc<Self>, tree: TreeRoot, stage: Stage) -> Result<()> {
         let next = match stage {
-            Stage::Kept | Stage::Empty { .. } => return Ok(()),
+            Stage::Kept | Stage::Empty { .. } | Stage::Leaving => return Ok(()),
             Stage::Over => return self.forget(tree.tree).await,
             Stage::Young | Stage::Old if !self.empty(tree).await? => return Ok(()),
             Stage::Young => Stage::Kept,
@@ -434,39 +435,31 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
-    /// Frees the roots of dying trees of which the log has nothing any more, before a checkpoint
-    /// freezes the mapping. The numbers of their trees, for [`roots_are_free`](Self::roots_are_free).
-    pub(super) fn free_roots(&self) -> Vec<u32> {
+    /// The flusher is to free the roots of dying trees of which the log has nothing any more.
+    pub(super) fn let_roots_go(&self) {
         let start = self.shared.state().superblock.log.first_write;
-        let is_ready = |stage| matches!(stage, Stage::Empty { from } if from <= start);
-        let dying = self.shared.trees().dying();
-        let mut free = Vec::new();
-        for (tree, _) in dying.into_iter().filter(|(_, stage)| is_ready(*stage)) {
-            let pin = self.core.pin();
-            if pin.has_root(tree) == Ok(true) {
-                if !self.shared.flusher().forget_root(tree.root.id()) {
-                    continue;
-                }
-                // As of a page that is removed and then free: two more than anybody knows.
-                let freed = ChildWord::new(tree.root.id(), tree.root.epoch().next().next());
-                let now = u32::try_from(self.log.log().next_number() >> 16).unwrap_or(u32::MAX);
-                let mut state = self.shared.state();
-                let PageState { segments, freeze, .. } = &mut *state;
-                segments.died(pin.release_durable(freed, freeze), now);
-            }
-            // If it is not free somebody loads or evicts it right now, and the next checkpoint does it.
-            if pin.has_root(tree) == Ok(false) {
-                free.push(tree.tree);
+        let mut trees = self.shared.trees();
+        for (tree, stage) in trees.dying() {
+            if matches!(stage, Stage::Empty { from } if from <= start)
+                && self.shared.flusher().let_root_go(tree.root)
+            {
+                trees.set_stage(tree.tree, Stage::Leaving);
             }
         }
-        free
     }
 
-    /// The checkpoint is durable before which these roots were freed.
-    pub(super) fn roots_are_free(&self, trees: Vec<u32>) {
-        if !trees.is_empty() {
-            let mut known = self.shared.trees();
-            trees.into_iter().for_each(|tree| known.set_stage(tree, Stage::Over));
+    /// A bundle is durable that frees these pages. Some may be the roots of dying trees.
+    pub(super) fn roots_went(&self, freed: &[ChildWord]) {
+        let mut trees = self.shared.trees();
+        let is_freed = |root: ChildWord| freed.iter().any(|freed| freed.id() == root.id());
+        let mut any = false;
+        for (tree, _) in trees.dying().into_iter().filter(|(_, stage)| *stage == Stage::Leaving) {
+            if is_freed(tree.root) {
+                trees.set_stage(tree.tree, Stage::Over);
+                any = true;
+            }
+        }
+        if any {
             self.shared.dying.asked.set();
         }
     }

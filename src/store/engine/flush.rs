@@ -134,6 +134,8 @@ pub(in crate::store) struct Flusher {
     /// What the bundle that is being put together has no room for, with all that it needs: so it is
     /// found out once, and not for each page that needs it.
     too_heavy: BTreeSet<PageId>,
+    /// Roots of trees that are no more, with the epochs that the next use of their ids starts from.
+    leaving: BTreeMap<PageId, ChildWord>,
     /// Events that were drained and not learned from yet.
     batch: Vec<Event>,
     log_start: u64,
@@ -155,6 +157,7 @@ impl Flusher {
             wanted: VecDeque::new(),
             is_wanted: BTreeSet::new(),
             too_heavy: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             batch: Vec::new(),
             log_start,
             captures: 0,
@@ -295,14 +298,16 @@ impl Flusher {
         }
     }
 
-    /// Forgets the root of a tree that nobody can reach. False, and nothing happens, if something
-    /// is to be written or freed that depends on it.
-    pub(in crate::store) fn forget_root(&mut self, root: PageId) -> bool {
-        let is_dirty = self.dirty.get(root).is_some() || self.under_way.contains_key(&root);
-        if is_dirty || self.structure.depends_on(root) {
+    /// The root of a tree that nobody will reach any more is to be free with the next bundle. False,
+    /// and nothing happens, if something is to be written or freed that depends on it.
+    pub(in crate::store) fn let_root_go(&mut self, root: ChildWord) -> bool {
+        let id = root.id();
+        let is_busy = self.dirty.get(id).is_some() || self.under_way.contains_key(&id);
+        if is_busy || self.structure.depends_on(id) {
             return false;
         }
-        self.structure.roots.remove(&root);
+        // As of a page that is removed and then free: two more than anybody knows.
+        self.leaving.insert(id, ChildWord::new(id, root.epoch().next().next()));
         true
     }
 
@@ -408,6 +413,9 @@ impl Flusher {
             self.under_way.remove(&freed.id());
             self.structure.gone.remove(&freed.id());
             self.structure.flux.remove(&freed.id());
+            if self.leaving.remove(&freed.id()).is_some() {
+                self.structure.roots.remove(&freed.id());
+            }
             self.dirty.take(freed.id());
         }
         if self.defect == Some(FlushDefect::CleanByMistake) {

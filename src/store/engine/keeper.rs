@@ -173,6 +173,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         let position = self.log.shared().with_leader(|leader| leader.position()).await;
         self.shared.state().note(position);
+        self.let_roots_go();
         let so_far = self.log.log().stable_number();
         while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {
             // While others write there is no end to what is dirty.
@@ -428,10 +429,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut state = self.shared.state();
         let PageState { segments, freeze, .. } = &mut *state;
         let pin = self.core.pin();
-        for freed in settled.freed {
-            segments.died(pin.release_durable(freed, freeze), now);
+        for freed in &settled.freed {
+            segments.died(pin.release_durable(*freed, freeze), now);
         }
         trailers.iter().for_each(|trailer| segments.settled(trailer.segment));
+        drop(state);
+        self.roots_went(&settled.freed);
     }
 
     /// Evicts some pages that are clean, and says which of those that it came by are `dirty`. False
