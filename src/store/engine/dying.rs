@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | operation on trees | `CreateTree` of the new one | – |
 //! | the name's entry in the catalog | put: the new number and root | deleted |
-//! | the entry [`DYING`] and the old number | put: the old root | put: the old root |
+//! | the entry [`DYING`](super::registry::DYING) and the old number | put: the old root | put: the old root |
 //!
 //! A dying tree is a tree to all that goes on below: the log has its records, an opening finds it
 //! in the catalog, and brings what the log has into it. That matters, as its keys are the only ones
@@ -30,8 +30,7 @@
 //! The task deletes the keys as anybody would, some at a time, in records of the log that also have
 //! the markers of long values to which the keys refer. The structure changes of `btree/smo.rs` take
 //! the pages away, and the flusher gives their ids and their places back. A leaf that stays because
-//! memory is short is emptied once more. What an error leaves is left to the next time that
-//! somebody clears a tree, or opens the store.
+//! memory is short is emptied once more. What an error leaves is tried again every [`AGAIN`].
 //!
 //! # Who still has the old root
 //!
@@ -65,8 +64,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::core_store::CoreStore;
+use super::drain::AGAIN;
 use super::operations::{Logged, operation, overlaid};
-use super::registry::{DYING, NamedTree, Trees, catalog, dying_key};
+use super::registry::{NamedTree, Trees, catalog, dying_key};
 use super::scan::Scan;
 use super::signal::Signal;
 use super::transaction::Key;
@@ -78,6 +78,7 @@ use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::Direction;
+use crate::store::pace::either;
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
 use crate::store::word::ChildWord;
 
@@ -324,16 +325,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(())
     }
 
-    async fn take_trees_apart(self: &Rc<Self>) {
+    /// Whether nothing is left that the task could do.
+    async fn take_trees_apart(self: &Rc<Self>) -> bool {
         let dying = self.shared.trees().dying();
+        let mut is_done = true;
         for (tree, stage) in dying {
             if self.shared.is_over() {
-                return;
+                return true;
             }
             if let Err(error) = self.take_on(tree, stage).await {
                 tracing::debug!(%error, "tree {} waits to be taken apart", tree.tree);
+                is_done = false;
             }
         }
+        is_done
     }
 
     /// Brings a dying tree to its next stage, if that is the task's to do.
@@ -473,7 +478,14 @@ pub(super) async fn take_apart_when_asked<E: Env, N: Namespace>(
 ) {
     loop {
         asked.wait().await;
-        let Some(store) = store.upgrade() else { return };
-        store.take_trees_apart().await;
+        loop {
+            let Some(store) = store.upgrade() else { return };
+            let (is_done, env) = (store.take_trees_apart().await, store.env.clone());
+            drop(store);
+            if is_done {
+                break;
+            }
+            either(asked.wait(), env.sleep(AGAIN)).await;
+        }
     }
 }

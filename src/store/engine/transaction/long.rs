@@ -145,7 +145,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 self.check_trees(declared)?;
             }
             // Nothing awaits from here to the record.
-            match self.is_unchanged(declared, seen) {
+            match self.is_unchanged(&keys, seen) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(miss) => {
@@ -165,10 +165,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
+    /// Whether the declared keys, which come first, have what was seen. The leaves of all keys are
+    /// in memory then: others may have removed one that was loaded before, and its keys belong to
+    /// another.
     fn is_unchanged(&self, keys: &[Key<'_>], seen: &Seen) -> std::result::Result<bool, Miss> {
         let pin = self.core.pin();
         for (place, (tree, key)) in keys.iter().enumerate() {
-            if !seen.is(place, pin.get(*tree, key)?) {
+            let now = pin.get(*tree, key)?;
+            if place < seen.0.len() && !seen.is(place, now) {
                 return Ok(false);
             }
         }
