@@ -23,7 +23,7 @@ pub(super) use homes::{Home, Homes, Installed, MapFreeze};
 pub(super) use image::{IMAGE_BYTES, VALUE_REFERENCE_BYTES, ValueReference};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use map::{FRAME_PAGES, Map};
+pub(super) use map::{FRAME_PAGES, Lookup, Map, RESERVED_PAGES};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use miss::{ColdPage, Miss};
@@ -37,12 +37,10 @@ pub(super) use nodes::{Core, CoreMemories, Eviction, LoadedPage, Nodes, NotInsta
 pub(super) use smo::Target;
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use tree::{Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot, Value};
-
-#[cfg(all(test, not(any(loom, shuttle))))]
-pub(super) use map::RESERVED_PAGES;
-#[cfg(all(test, not(any(loom, shuttle))))]
-pub(super) use tree::audit::{Content, PageView};
+pub(super) use tree::audit::{Content, KeyView, PageView};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use tree::{Captured, Change, CorePages, DurableHomes, Known, Numbers, Refusal, TreeRoot, Value};
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]

@@ -8,7 +8,12 @@
 //! | [`state`] | where all pages lie, and what is on its way there: one lock |
 //! | [`operations`] | reads and writes of one core; what the log had goes into the tree |
 //! | [`loads`], `in_flight` | brings pages and frames of the mapping into memory, each once |
-//! | [`keeper`] | the task that writes pages, takes checkpoints and makes room in memory |
+//! | [`keeper`] | the task that writes pages, takes checkpoints and makes room on the namespace |
+//! | `write_back` | one bundle of pages, or a group of them: from memory to their places |
+//! | `evict` | makes room in memory |
+//! | `clean` | moves what lives out of segments with much garbage |
+//! | `space` | a full store: which writes are admitted |
+//! | `grow` | a namespace that grows |
 //! | `drain` | the task that brings what the log had into the tree |
 //! | `dying` | clears and removes trees; the task that takes their content apart |
 //! | `collect` | gets back the memory of cores that are idle |
@@ -19,6 +24,7 @@
 //! | [`log`] | writes the log for all cores, and reads it again |
 //! | [`signal`] | how tasks of several cores tell each other |
 //! | `update`, `transaction`, `scan` | more of what is done to keys |
+//! | `lengths` | how many keys each tree has |
 //! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
@@ -107,6 +113,8 @@
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
 #[cfg(not(any(loom, shuttle)))]
+mod clean;
+#[cfg(not(any(loom, shuttle)))]
 mod collect;
 #[cfg(not(any(loom, shuttle)))]
 mod core_store;
@@ -118,11 +126,17 @@ mod defect;
 mod drain;
 #[cfg(not(any(loom, shuttle)))]
 mod dying;
+#[cfg(not(any(loom, shuttle)))]
+mod evict;
 pub(super) mod flush;
+#[cfg(not(any(loom, shuttle)))]
+mod grow;
 #[cfg(not(any(loom, shuttle)))]
 mod in_flight;
 #[cfg(not(any(loom, shuttle)))]
 mod keeper;
+#[cfg(not(any(loom, shuttle)))]
+mod lengths;
 #[cfg(not(any(loom, shuttle)))]
 mod loads;
 #[cfg(not(any(loom, shuttle)))]
@@ -137,6 +151,8 @@ mod registry;
 mod scan;
 #[cfg(not(any(loom, shuttle)))]
 mod signal;
+#[cfg(not(any(loom, shuttle)))]
+mod space;
 #[cfg(not(any(loom, shuttle)))]
 mod state;
 #[cfg(not(any(loom, shuttle)))]
@@ -153,3 +169,7 @@ mod trees;
 mod update;
 #[cfg(not(any(loom, shuttle)))]
 mod values;
+#[cfg(not(any(loom, shuttle)))]
+mod verify;
+#[cfg(not(any(loom, shuttle)))]
+mod write_back;

@@ -76,7 +76,7 @@ mod tests;
 mod view;
 
 pub(in crate::store) use access::Access;
-pub(in crate::store) use build::{Builder, TreeChange};
+pub(in crate::store) use build::{Builder, Counted, TreeChange};
 pub(in crate::store) use claim::{Claim, Claimed, Hand, Place};
 pub(in crate::store) use entry::Newest;
 #[allow(unused_imports, reason = "models use a part of it")]

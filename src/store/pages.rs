@@ -13,7 +13,9 @@
 //! | `bundle` | pages that are durable together: their bytes, their states, what must go with them |
 //! | `overlay` | what bundles since the last checkpoint say about pages, at recovery |
 //! | `map_page` | pages of the map, and which of them a checkpoint has to write |
+//! | `lengths` | the page with the number of keys of each tree |
 //! | `clean` | which segment to clean next, and how fast |
+//! | `walk` | which pages lie in a segment |
 //! | `space` | which writes are admitted, so that each of them can be carried out |
 //!
 //! **One checkpoint.** (0) The segments that the log leaves behind its new start go to
@@ -31,6 +33,7 @@ mod defect;
 #[cfg(fuzzing)]
 pub(super) mod fuzzing;
 mod geometry;
+mod lengths;
 mod map_page;
 mod overlay;
 mod page;
@@ -39,21 +42,26 @@ mod space;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub(in crate::store) use bundle::{
     Builder, FlushClock, Full, MAX_ENTRIES as MAX_BUNDLE_ENTRIES, MAX_PAGES_BYTES as MAX_BUNDLE_PAGES_BYTES,
     Origin, Sealed, Trailer, number as bundle_number, trailer_len as trailer_bytes,
 };
+pub(in crate::store) use clean::{CleanPace, STEP_BYTES, Supply, Victims};
 pub(in crate::store) use damage::Damage;
 pub(in crate::store) use defect::PagesDefect;
 pub(in crate::store) use geometry::{GRANULE_BYTES, Geometry, MIN_STORE_BYTES};
+pub(in crate::store) use lengths::{
+    TreeLengths, decode as decode_lengths, encode as encode_lengths, header as lengths_header,
+};
 pub(in crate::store) use map_page::{
     MAP_CONTENT_BYTES, MapChange, MapEntry, MapLoad, MapPage, MapTree, Owner, header as map_header,
 };
 pub(in crate::store) use overlay::Overlay;
 pub(in crate::store) use page::{
-    Compression, PAGE_HEADER_BYTES, PageFlags, PageHeader, PageKind, expiry_seconds, parse as parse_page,
-    stored_granules,
+    Compression, PAGE_HEADER_BYTES, Page, PageFlags, PageHeader, PageKind, expiry_seconds,
+    parse as parse_page, stored_granules,
 };
 pub(in crate::store) use segment::{
     SegmentHeader, SegmentName, SegmentUse, Segments, TableLoad, TableWrite, Temperature,
@@ -63,3 +71,4 @@ pub(in crate::store) use superblock::{
     BYTES as SUPERBLOCK_BYTES, COPIES as SUPERBLOCK_COPIES, Choice, LogStart, Refusal, Sequences, Superblock,
     Update, UpdateStep, V1_COPIES as V1_SUPERBLOCK_COPIES, choose, is_version_1,
 };
+pub(in crate::store) use walk::{Lying, Walked, walk};

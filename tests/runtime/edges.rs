@@ -739,18 +739,24 @@ fn a_flood_of_messages_leaves_timers_their_turn() {
                 }
             }
         });
-        let longest = core.block_on(async {
-            let mut longest = Duration::ZERO;
+        let mut all = core.block_on(async {
+            let mut all = Vec::new();
             for _ in 0..100 {
                 let started = rt::now();
                 rt::sleep(Duration::from_millis(1)).await;
-                longest = longest.max(rt::now() - started);
+                all.push(rt::now() - started);
             }
-            longest
+            all
         });
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         flood.join().expect("no panic");
-        assert!(longest < Duration::from_millis(500), "a timer of 1 ms took {longest:?}");
+        // Not the longest: a busy machine may take the processor away for that long once.
+        all.sort_unstable();
+        assert!(
+            all[50] < Duration::from_millis(250),
+            "half of the timers of 1 ms took {:?} and more",
+            all[50]
+        );
     });
 }
 

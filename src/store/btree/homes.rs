@@ -81,7 +81,6 @@
 //!
 //! The models are in `loom_tests` (two or three threads, every order) and `shuttle_tests` (two
 //! loaders, two evicters, two writers and the keeper).
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod freeze;
 #[cfg(all(test, loom))]
@@ -173,6 +172,13 @@ impl Homes {
     /// The home of a page that is in memory, if it has one.
     pub(in crate::store) fn get(&self, id: PageId) -> Option<Home> {
         self.shard_of(id).0.get(&id).map(|kept| kept.home)
+    }
+
+    /// Where the newest durable image of a page lies, whether it is in memory or not. None too if
+    /// its frame is not loaded.
+    pub(in crate::store) fn place(&self, map: &Map, id: PageId) -> Option<ColdAddress> {
+        let entry = map.entry(id).loaded()?;
+        self.shard_of(id).durable(id, entry).place()
     }
 
     /// Loads a page: gives it `node`, which has the image that `cold` and `second` named. Whether

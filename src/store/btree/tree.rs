@@ -32,7 +32,6 @@
 //! back by itself, and lets pages be [captured](keep).
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
-#[cfg(test)]
 pub(in crate::store) mod audit;
 mod content;
 mod flushing;
@@ -64,7 +63,7 @@ pub(in crate::store) use self::flushing::{CorePages, DurableHomes};
 #[allow(unused_imports, reason = "the keeper is to use them")]
 pub(in crate::store) use self::keep::{Capture, Captured};
 #[allow(unused_imports, reason = "the keeper is to use them")]
-pub(in crate::store) use self::write::Numbers;
+pub(in crate::store) use self::write::{Known, Numbers};
 
 /// A tree: its number, and its root, whose id and epoch never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,6 +309,35 @@ impl<M: NodeMemory> Pin<'_, M> {
         leaf.touch();
         let newest = leaf.area().lookup(key, tag, u64::MAX, no_intents).newest;
         Ok(found(leaf, key, newest))
+    }
+
+    /// The smallest key that a leaf may have, for one that is chosen child by child, each as likely
+    /// as the others. Leaves are about as full as each other, and so are inner pages, so it is any
+    /// leaf about as likely as another.
+    ///
+    /// # Errors
+    ///
+    /// A page on the way is not in memory.
+    pub(in crate::store) fn random_bound(
+        &self,
+        tree: TreeRoot,
+        random: &mut impl FnMut() -> u64,
+    ) -> Result<Vec<u8>, Miss> {
+        let (mut child, mut bound) = (tree.root, Vec::new());
+        while let Some((node, _)) = self.find(child.id())? {
+            // What a split has moved away, and the parent does not know of, counts as its
+            // neighbour.
+            if node.kind() != State::Live.code() || node.level() == 0 {
+                break;
+            }
+            let image = InnerImage::of_verified(node.image());
+            let at = usize::try_from(random() % image.len() as u64).unwrap_or(0);
+            if at > 0 {
+                bound = image.separator(at - 1).to_vec();
+            }
+            child = image.child(at);
+        }
+        Ok(bound)
     }
 
     /// The entries of the leaf of `target` that lie ahead of it, and where the next leaf begins:

@@ -3,8 +3,8 @@
 //!
 //! | step | what | if the power fails after it |
 //! |---|---|---|
-//! | 1 | no bundle is under way: the moment of the checkpoint; table and map are frozen | the checkpoint before counts |
-//! | 2 | frames of the map that changed, the pages above them, the segment table: written | the same |
+//! | 1 | keys are counted as of a number up to which the log is durable (`lengths`); no bundle is under way: the moment of the checkpoint; table and map are frozen | the checkpoint before counts |
+//! | 2 | the page with the numbers of keys, frames of the map that changed, the pages above them, the segment table: written | the same |
 //! | 3 | a flush | the same |
 //! | 4 | the superblock, copies two by two | either counts |
 //! | 5 | what only the checkpoint before referred to is free | this one counts |
@@ -16,17 +16,20 @@ use std::sync::Arc;
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
+use super::defect::{Defects, EngineDefect};
+use super::lengths::Cut;
 use super::state::{PageState, log_start};
 use super::streams::{BundleLoad, NoSegment, Written};
 use super::superblocks;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::store::btree::FRAME_PAGES;
 use crate::store::env::Env;
 use crate::store::pages::{
-    GRANULE_BYTES, LogStart, MAP_CONTENT_BYTES, MapChange, MapTree, PageHeader, SegmentName, Superblock,
-    TableWrite, Temperature, map_header, stored_granules,
+    GRANULE_BYTES, Geometry, LogStart, MAP_CONTENT_BYTES, MapChange, MapTree, PageHeader, SegmentName,
+    Superblock, TableWrite, Temperature, encode_lengths, lengths_header, map_header, stored_granules,
 };
-use crate::store::word::PageRef;
+use crate::store::word::{PageId, PageRef};
 
 /// How many pages of the map are put together in one step: some 10 µs each.
 const PAGES_PER_STEP: usize = 8;
@@ -58,6 +61,20 @@ struct Begun {
     start: LogStart,
     /// The map includes the bundles that earlier batches name, and no others.
     first_batch: u64,
+    /// Pages of the map, by level and index, that lie in segments that are being cleaned.
+    moved: Vec<(u8, u64)>,
+    /// The page with the numbers of keys.
+    lengths: Option<PageRef>,
+}
+
+/// Segments that a checkpoint takes at most for the map and the table.
+pub(super) fn map_segments(geometry: Geometry, next_page: u64) -> u32 {
+    let frames = next_page / FRAME_PAGES;
+    let pages = frames + frames / 200 + u64::from(geometry.segments) / 200 + 8;
+    let bytes = pages * stored_bytes(MAP_CONTENT_BYTES) as u64;
+    // Its bundles have padding, and what the segment ends with stays empty.
+    let of_segment = u64::from(geometry.segment) / 8 * 7;
+    u32::try_from(bytes.div_ceil(of_segment)).unwrap_or(u32::MAX)
 }
 
 impl PageState {
@@ -79,8 +96,22 @@ impl PageState {
         Ok((written, places))
     }
 
+    /// Pages of the map in segments that are being cleaned.
+    fn moved_map_pages(&self) -> Vec<(u8, u64)> {
+        if self.segments.cleaned_meta_count() == 0 {
+            return Vec::new();
+        }
+        self.map.pages_in(|place| self.segments.is_cleaned(place))
+    }
+
     /// The superblock of the checkpoint that has begun.
-    fn next_superblock(&self, begun: &Begun, change: &MapChange, is_close: bool) -> Superblock {
+    fn next_superblock(
+        &self,
+        begun: &Begun,
+        change: &MapChange,
+        lengths_at: u64,
+        is_close: bool,
+    ) -> Superblock {
         let (map, levels) = change.root(&begun.map);
         Superblock {
             clean: is_close,
@@ -93,6 +124,9 @@ impl PageState {
             map,
             map_levels: levels.into(),
             table: begun.table.index(),
+            geometry: Geometry { segments: begun.table.segments(), ..self.superblock.geometry },
+            lengths: begun.lengths,
+            lengths_at,
             ..self.superblock
         }
     }
@@ -107,11 +141,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// was the superblock that was being written.
     pub(super) async fn take_checkpoint(&self, is_close: bool) -> Result<()> {
         self.load_overlaid_frames().await?;
+        self.load_moved_frames().await;
+        let cut = self.cut_lengths().await?;
         // What a failed transaction has not done is in the log alone, and no page is dirty for it.
         self.shared.check_failed("checkpoint", Outcome::NotStarted)?;
-        let number = self.log_start_number();
+        let mut number = self.log_start_number();
+        if !Defects::now().has(EngineDefect::LogStartPassesCut) {
+            number = number.min(cut.number);
+        }
         let mut begun = self.log.shared().with_leader(|leader| self.begin(leader, number)).await;
-        let change = match self.write_structure(&mut begun).await {
+        let change = match self.write_structure(&mut begun, &cut).await {
             Ok(change) => change,
             Err(error) => {
                 self.shared.state().freeze.give_up(self.shared.nodes.map());
@@ -120,25 +159,33 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let (superblock, mut copies) = {
             let state = self.shared.state();
-            let superblock = state.next_superblock(&begun, &change, is_close);
+            let superblock = state.next_superblock(&begun, &change, cut.number, is_close);
             (superblock, state.copies)
         };
         let written = superblocks::write(&self.namespace, &superblock, &mut copies);
         self.log.shared().flush_of_others(written).await?;
         {
             let mut state = self.shared.state();
-            let PageState { segments, map, freeze, .. } = &mut *state;
+            let before = state.superblock.lengths;
+            let PageState { segments, map, freeze, cleaner, .. } = &mut *state;
             segments.superblock_durable(begun.table);
             drop(begun.map);
             let left = Arc::make_mut(map).apply(change);
             left.into_iter().for_each(|place| segments.meta_died(place));
+            if let Some(left) = before.filter(|_| before != begun.lengths) {
+                segments.meta_died(left.place);
+            }
+            self.shared.lengths.stored(cut);
             freeze.durable();
+            cleaner.checkpoint_taken(segments);
             (state.superblock, state.copies, state.parent) = (superblock, copies, superblock.checksum());
             self.shared.log_limit.has(state.segments.log_count());
         }
         count(Count::Checkpoints);
         self.let_roots_go();
         self.log.shared().segments_came();
+        // Whoever takes it: writers may wait for the log to become shorter.
+        self.shared.progress.tell();
         self.trim().await
     }
 
@@ -153,15 +200,46 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             state.segments.end_log(name.segment);
         }
         let table = state.segments.freeze();
-        let next_page = state.freeze.begin(self.shared.nodes.map(), []);
-        Begun { table, map: Arc::clone(&state.map), next_page, start, first_batch: position.batch }
+        let moved = state.moved_map_pages();
+        let frames = moved.iter().filter(|(level, index)| *level == 0 && self.is_loaded(*index));
+        let frames = frames.map(|(_, index)| frame(*index));
+        let next_page = state.freeze.begin(self.shared.nodes.map(), frames);
+        let first_batch = position.batch;
+        let (map, lengths) = (Arc::clone(&state.map), state.superblock.lengths);
+        Begun { table, map, next_page, start, first_batch, moved, lengths }
+    }
+
+    /// Loads the frames that the checkpoint writes for their place alone. One that cannot be read
+    /// stays where it is.
+    async fn load_moved_frames(&self) {
+        let moved = self.shared.state().moved_map_pages();
+        for (_, index) in moved.into_iter().filter(|(level, _)| *level == 0) {
+            while !self.is_loaded(index) {
+                if let Err(error) = self.load_frame(frame(index)).await {
+                    tracing::warn!("{}: a page of the map is not moved for now: {error}", self.shared.name);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn is_loaded(&self, index: u64) -> bool {
+        let last = PageId::new((index + 1) * FRAME_PAGES - 1).expect("the last page of a frame is one");
+        self.shared.nodes.map().entry(last).loaded().is_some()
     }
 
     /// Steps 2 and 3.
-    async fn write_structure(&self, begun: &mut Begun) -> Result<MapChange> {
+    async fn write_structure(&self, begun: &mut Begun, cut: &Cut) -> Result<MapChange> {
+        // They are written again if their segment is being cleaned, too.
+        let is_moved = |page: PageRef| self.shared.state().segments.is_cleaned(page.place);
+        if !self.shared.lengths.are_stored(cut) || begun.lengths.is_some_and(is_moved) {
+            begun.lengths = self.write_lengths(cut).await?;
+        }
         let map = Arc::clone(&begun.map);
         let frames: Vec<_> = self.shared.state().freeze.frames().collect();
-        let mut write = map.write(frames.into_iter().map(|frame| (0, u64::from(frame))), begun.next_page);
+        let above = begun.moved.iter().copied().filter(|(level, _)| *level > 0);
+        let frames = frames.into_iter().map(|frame| (0, u64::from(frame))).chain(above);
+        let mut write = map.write(frames, begun.next_page);
         loop {
             let written = {
                 let mut state = self.shared.state();
@@ -210,6 +288,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         self.flush_namespace().await?;
         Ok(change)
+    }
+
+    /// The page with the numbers of keys, if there are any.
+    async fn write_lengths(&self, cut: &Cut) -> Result<Option<PageRef>> {
+        if cut.lengths.is_empty() {
+            return Ok(None);
+        }
+        let mut gathered = Gathered::default();
+        gathered.push(lengths_header(), encode_lengths(&cut.lengths));
+        let (written, places) = {
+            let mut state = self.shared.state();
+            let built = state.build_structure(&gathered).map_err(|NoSegment| self.no_room("checkpoint"))?;
+            built.1.iter().for_each(|page| state.segments.meta_born(page.place));
+            built
+        };
+        self.namespace.write(written.offset, written.buf).await?;
+        Ok(places.first().copied())
     }
 
     /// Gives back what the last checkpoint has freed.

@@ -1,7 +1,7 @@
 //! What the cores of a store share, and one core's part of it.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::counts::{Count, count};
@@ -10,9 +10,11 @@ use super::drain::Draining;
 use super::dying::Dying;
 use super::flush::Flusher;
 use super::in_flight::Loads;
+use super::lengths::{Lengths, LengthsOfCore};
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
+use super::space::account::Space;
 use super::state::PageState;
 use super::values::numbers::LongValues;
 use crate::block::Namespace;
@@ -24,9 +26,12 @@ use crate::store::env::Env;
 use crate::store::events::{Event, Events};
 use crate::store::growth::Growth;
 use crate::store::overlay::Access;
-use crate::store::pages::{Owner, SegmentName};
+use crate::store::pages::{Geometry, Owner, SegmentName};
 use crate::store::state::Failure;
 use crate::store::word::PageId;
+
+/// No more than this share of a store has to be durable together.
+const GROWTH_SHARE: u64 = 16;
 
 /// One core's part of the pages in memory.
 pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
@@ -34,6 +39,7 @@ pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
 /// What all cores of a store share. It has no namespace: each core has a handle of its own.
 pub(super) struct Shared {
     pub(super) name: String,
+    /// As it was when the store was opened: it may have grown.
     pub(super) owner: Owner,
     pub(super) memory: CacheMemory,
     pub(super) nodes: Arc<Nodes<CacheMemoryOfCore>>,
@@ -45,6 +51,7 @@ pub(super) struct Shared {
     pub(super) overlay: LateOverlay,
     pub(super) draining: Draining,
     trees: Mutex<Trees>,
+    pub(super) lengths: Lengths,
     pub(super) loads: Loads,
     pub(super) values: LongValues,
     pub(super) dying: Dying,
@@ -54,12 +61,13 @@ pub(super) struct Shared {
     /// The keeper has done something.
     pub(super) progress: Progress,
     pub(super) requests: Mutex<Requests>,
-    pub(super) max_log_bytes: u64,
+    pub(super) wanted_log_bytes: u64,
     pub(super) log_limit: Arc<LogLimit>,
     /// How much may wait to be durable together.
     pub(super) growth: Arc<Growth>,
     /// Writes may be refused: the store was asked to close, or has failed.
     may_refuse: AtomicBool,
+    pub(super) space: Space,
     events: Mutex<Vec<Arc<Events>>>,
     /// Ask the cores for memory that they do not use.
     collectors: Mutex<Vec<Weak<Signal>>>,
@@ -74,6 +82,9 @@ pub(super) struct Requests {
     pub(super) done: u64,
     /// Requests up to this one were refused, and why.
     pub(super) refused: (u64, Option<(ErrorKind, String)>),
+    /// The same for room for writes that grow.
+    pub(super) room_wanted: u64,
+    pub(super) room_done: u64,
     /// Whether the store closes: the last checkpoint includes everything.
     pub(super) is_closing: bool,
     /// The keeper has ended.
@@ -86,11 +97,13 @@ impl Shared {
         (memory, nodes): (CacheMemory, Arc<Nodes<CacheMemoryOfCore>>),
         (log, state): (Arc<LogDriver>, Arc<Mutex<PageState>>),
         keeper: Arc<Signal>,
-        (max_log_bytes, log_limit): (u64, Arc<LogLimit>),
+        (wanted_log_bytes, log_limit): (u64, Arc<LogLimit>),
     ) -> Self {
         let (owner, most, log_start) = {
             let state = lock(&state);
-            (state.owner, state.streams.growth_bytes(), state.superblock.log.first_write)
+            // A group takes its segments all at once: it is to be little beside the store.
+            let most = state.streams.growth_bytes().min(state.owner.geometry.size_bytes() / GROWTH_SHARE);
+            (state.owner, most, state.superblock.log.first_write)
         };
         Self {
             name,
@@ -104,6 +117,7 @@ impl Shared {
             overlay: LateOverlay::default(),
             draining: Draining::default(),
             trees: Mutex::default(),
+            lengths: Lengths::default(),
             loads: Loads::default(),
             values: LongValues::default(),
             dying: Dying::default(),
@@ -111,10 +125,11 @@ impl Shared {
             keeper,
             progress: Progress::default(),
             requests: Mutex::default(),
-            max_log_bytes,
+            wanted_log_bytes,
             log_limit,
             growth: Arc::new(Growth::new(most, IMAGE_BYTES as u64)),
             may_refuse: AtomicBool::new(false),
+            space: Space::default(),
             events: Mutex::default(),
             collectors: Mutex::default(),
             failure: OnceLock::new(),
@@ -126,8 +141,8 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// The flusher, for the keeper alone: it is locked for as long as it takes to capture the pages
-    /// of a bundle. Nothing awaits meanwhile.
+    /// The flusher: the keeper locks it for as long as it takes to capture the pages of a bundle,
+    /// and any core to look at the growth. Nothing awaits meanwhile.
     pub(super) fn flusher(&self) -> MutexGuard<'_, Flusher> {
         lock(&self.flusher)
     }
@@ -277,16 +292,35 @@ pub(super) struct LogSegments {
     pub(super) keeper: Arc<Signal>,
 }
 
+/// See [`LogLimit::segments`].
+const BEYOND_LIMIT: usize = 2;
+
 /// How long the log may become.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct LogLimit {
-    segments: usize,
+    bytes: AtomicU64,
+    segments: AtomicUsize,
     is_reached: AtomicBool,
 }
 
 impl LogLimit {
-    pub(super) fn new(segments: usize) -> Self {
-        Self { segments, is_reached: AtomicBool::new(false) }
+    /// It may have so many bytes. The segments that this takes.
+    pub(super) fn set(&self, bytes: u64, geometry: Geometry) -> u32 {
+        let segments = u32::try_from(bytes / u64::from(geometry.segment)).unwrap_or(u32::MAX).max(4);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.segments.store(segments as usize, Ordering::Relaxed);
+        u32::try_from(self.segments()).unwrap_or(u32::MAX)
+    }
+
+    /// Segments that it has at most, with those for what is in buffers when it is as long as it may
+    /// be.
+    pub(super) fn segments(&self) -> usize {
+        self.segments.load(Ordering::Relaxed) + BEYOND_LIMIT
+    }
+
+    /// The bytes that it may have.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether writers wait until a checkpoint has let some of the log go.
@@ -296,7 +330,7 @@ impl LogLimit {
 
     /// The log has so many segments.
     pub(super) fn has(&self, segments: usize) {
-        self.is_reached.store(segments >= self.segments, Ordering::Relaxed);
+        self.is_reached.store(segments >= self.segments.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -326,7 +360,10 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) events: Arc<Events>,
     pub(super) log: CoreDriver<E, N>,
     pub(super) overlay: RefCell<Access>,
+    pub(super) lengths: LengthsOfCore,
     pub(super) hand: Hand,
+    /// Pages that this core does not evict now: a transaction is making its changes.
+    pub(super) spared: RefCell<Vec<PageId>>,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,
 }

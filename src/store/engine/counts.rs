@@ -19,10 +19,12 @@ pub(super) enum Count {
     GrowthWaits,
     MemoryWaits,
     Trims,
+    /// Bundles of pages that cleaning moved.
+    Moves,
 }
 
 #[cfg(test)]
-pub(super) const COUNTS: usize = Count::Trims as usize + 1;
+pub(super) const COUNTS: usize = Count::Moves as usize + 1;
 
 #[cfg(test)]
 thread_local! {

@@ -17,6 +17,12 @@ pub(super) enum EngineDefect {
     LogStartsLate,
     /// The epoch of an opening is not made durable.
     EpochNotWritten,
+    /// A checkpoint has numbers of keys as of a moment to which the log is not durable.
+    CutNotWaitedFor,
+    /// Effects below the number as of which a checkpoint counts keys are counted again.
+    EffectsCountedTwice,
+    /// A checkpoint counts keys as of the one before, and the log starts where it likes.
+    LogStartPassesCut,
 }
 
 /// What is broken, of which part.

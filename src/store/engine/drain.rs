@@ -37,6 +37,7 @@ use super::core_store::{CoreStore, Duty};
 use super::counts::{Count, count};
 use super::in_flight::What;
 use super::signal::Signal;
+use super::space::account::added_by;
 use crate::block::Namespace;
 use crate::error::{Outcome, Result};
 use crate::rt::yield_now;
@@ -244,6 +245,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 // Nobody else writes the key between these two.
                 if let Claimed::Mine(claim) = overlay.claim_at(place) {
                     let number = room.draw_one();
+                    self.shared.space.reserve(added_by(&as_operation(tree.tree, &claim.record())));
                     room.append(len, |out| _ = as_operation(tree.tree, &claim.record()).encode(out));
                     return Ok(Some(number));
                 }

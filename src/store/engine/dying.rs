@@ -296,6 +296,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             // of it.
             self.shared.fail(error);
         }
+        for ((tree, _), _, effect) in &changes {
+            self.lengths.add(*tree, number, *effect);
+        }
+        self.shared.lengths.end(old.root, number);
         append(room, &part_operations(new.as_ref(), &changes));
         done?;
         self.shared.dying.lost.insert(old.root.tree);
@@ -426,6 +430,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             };
             match written {
                 Ok(number) => {
+                    self.lengths.add(catalog(), number, Effect::Less);
                     append(&mut room, &operations);
                     drop(room);
                     self.shared.trees().forget(tree);

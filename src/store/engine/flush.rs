@@ -350,20 +350,20 @@ impl Flusher {
     }
 
     /// Begins a bundle that moves images of cold pages elsewhere, for cleaning. Those that come
-    /// back may be in it; the others are in a bundle under way, or gone. A page of them that is
-    /// changed meanwhile waits until the bundle is durable or failed, and an entry of it counts
-    /// only where the page still has the image that it replaces.
+    /// back may be in it; the others are in a bundle under way. A page of them that is changed
+    /// meanwhile waits until the bundle is durable or failed, and an entry of it counts only where
+    /// the page still has the image that it replaces.
     ///
-    /// A page that is in memory is not moved but [wanted](Self::want): it is written as any other.
+    /// A page that is gone is moved as well: its durable image counts until its id is free. If it
+    /// were left, a full store could not be cleaned: its heirs need room to be written, and until
+    /// then it would keep its segment from being empty.
     pub(in crate::store) fn move_cold(
         &mut self,
         cold: impl IntoIterator<Item = ChildWord>,
     ) -> (BundleId, Vec<ChildWord>) {
         self.last_bundle += 1;
         let bundle = BundleId(self.last_bundle);
-        let is_in = |page: &ChildWord| {
-            !self.under_way.contains_key(&page.id()) && !self.structure.gone.contains_key(&page.id())
-        };
+        let is_in = |page: &ChildWord| !self.under_way.contains_key(&page.id());
         let moved: Vec<ChildWord> = cold.into_iter().filter(is_in).collect();
         let pages = moved.iter().map(|page| (page.id(), (page.epoch(), None))).collect();
         self.under_way.extend(moved.iter().map(|page| (page.id(), bundle)));

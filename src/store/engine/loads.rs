@@ -78,7 +78,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         damage.error("read store", &self.shared.name)
     }
 
-    async fn load_frame(&self, frame: u32) -> Result<()> {
+    pub(super) async fn load_frame(&self, frame: u32) -> Result<()> {
         let Some(_loading) = self.shared.loads.begin(What::Frame(frame)).await else { return Ok(()) };
         let index = u64::from(frame);
         loop {
@@ -90,7 +90,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     if self.shared.state().map.find(0, index) != Some(from) {
                         continue;
                     }
-                    MapPage::decode(&buf[at..], index, from, &self.shared.owner)
+                    let owner = self.shared.state().owner;
+                    MapPage::decode(&buf[at..], index, from, &owner)
                         .map_err(|damage| damage.error("read store", &self.shared.name))?
                 }
             };
@@ -114,7 +115,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 }
 
 /// The page in `bytes`, if it is the one that the mapping meant.
-fn page_of<'b>(
+pub(super) fn page_of<'b>(
     bytes: &'b [u8],
     place: ColdAddress,
     cold: &ColdPage,

@@ -3,6 +3,7 @@
 //! | step | reads |
 //! |---|---|
 //! | superblocks, and which of them counts | 4 blocks |
+//! | the page with the numbers of keys | 12 bytes for each tree |
 //! | the segment table, and the upper levels of the map | 16 bytes for each segment, and for 256 pages |
 //! | the log from its start on | all of it |
 //! | trailers of the bundles that it names | 32 bytes for each page in them |
@@ -21,9 +22,11 @@ use super::collect::collect_when_asked;
 use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
 use super::defect::{Defects, EngineDefect};
 use super::dying::take_apart_when_asked;
+use super::lengths::Cut;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
 use super::signal::Signal;
+use super::space::account::added_by;
 use super::state::{PageState, point};
 use super::superblocks::{self, Copies, Found};
 use super::trees::made_by_log;
@@ -42,7 +45,7 @@ use crate::store::options::Options;
 use crate::store::overlay;
 use crate::store::pages::{
     Damage, Geometry, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments, Superblock,
-    TableLoad, Trailer,
+    TableLoad, Trailer, decode_lengths,
 };
 use crate::store::wal::{
     Batch, BundleEntry, LogEnd, LogFormat, LogPosition, Operation, Segments as Chain, Wal,
@@ -65,6 +68,10 @@ struct Loaded {
     end: LogEnd,
     /// The newest operations of the log.
     records: overlay::Builder,
+    /// What the log adds to the pages, in bytes, at most.
+    logged_bytes: u64,
+    /// The numbers of keys that the checkpoint has.
+    lengths: Cut,
 }
 
 /// Opens the store on `namespace`, or makes one, and attaches this core.
@@ -122,7 +129,12 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
     let info = namespace.info();
     let grows = info.max_size_bytes > namespace.size_bytes();
     if grows && namespace.size_bytes() < FRESH_BYTES {
-        namespace.grow(FRESH_BYTES.min(info.max_size_bytes)).await?;
+        let (old, new) = (namespace.size_bytes(), FRESH_BYTES.min(info.max_size_bytes));
+        namespace.grow(new).await?;
+        if info.trim {
+            // To grow may take blocks of the disk for all of it; most of it is used late or never.
+            namespace.trim(old, new - old).await?;
+        }
     }
     let geometry = Geometry::of_namespace(namespace.size_bytes(), info.block_size_bytes, grows);
     let geometry = geometry.ok_or_else(|| {
@@ -183,6 +195,8 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         table: None,
         used_granules: 0,
         written_ms: 0,
+        lengths: None,
+        lengths_at: 1,
     };
     let parts = (segments, Arc::new(MapTree::default()), Overlay::new(None));
     let mut seed = [0; 8];
@@ -191,10 +205,12 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         state: PageState::new(superblock, Copies::NONE, parts),
         end: LogEnd { position, named, chain: vec![(first, LOG_START_BATCH)] },
         records: overlay::Builder::new(u64::from_le_bytes(seed), 1),
+        logged_bytes: 0,
+        lengths: Cut { number: 1, lengths: Vec::new() },
     })
 }
 
-/// What a file that grows starts with. It is sparse.
+/// What a file that grows starts with. Only what was written of it takes blocks of the disk.
 const FRESH_BYTES: u64 = 64 << 20;
 
 /// Loads the store that `superblock` describes.
@@ -228,11 +244,23 @@ async fn load<E: Env, N: Namespace>(
     }
     let map = map.finish();
     map.pages().for_each(|page| loading.meta(page.place));
+    let mut lengths = Cut { number: superblock.lengths_at, lengths: Vec::new() };
+    if let Some(page) = superblock.lengths {
+        loading.meta(page.place);
+        let (bytes, at) = read_place(namespace, page.place).await?;
+        lengths.lengths = decode_lengths(&bytes[at..], page, &owner).map_err(damaged)?;
+    }
     let mut named = Vec::new();
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
-    let mut records = overlay::Builder::new(u64::from_le_bytes(seed), superblock.log.first_write);
+    let counted_from = if Defects::now().has(EngineDefect::EffectsCountedTwice) {
+        superblock.log.first_write
+    } else {
+        lengths.number
+    };
+    let mut records = overlay::Builder::new(u64::from_le_bytes(seed), counted_from);
     let mut has_deleted_range = false;
+    let mut logged_bytes = 0;
     let mut each = |batch: &Batch<'_>| {
         if batch.header.batch >= superblock.first_batch {
             named.extend(batch.bundles());
@@ -242,6 +270,7 @@ async fn load<E: Env, N: Namespace>(
                 has_deleted_range |= matches!(operation, Operation::DeleteRange { .. });
                 // Records that are spilled come with a later step: nobody writes them.
                 _ = records.add(number, &operation);
+                logged_bytes += added_by(&operation);
             }
         }
     };
@@ -269,7 +298,7 @@ async fn load<E: Env, N: Namespace>(
     // What was read may sit in a volatile cache, if only the process had died.
     namespace.flush().await?;
     let parts = (loading.finish(), Arc::new(map), overlay);
-    Ok(Loaded { state: PageState::new(*superblock, copies, parts), end, records })
+    Ok(Loaded { state: PageState::new(*superblock, copies, parts), end, records, logged_bytes, lengths })
 }
 
 async fn read_trailer<N: Namespace>(
@@ -318,7 +347,7 @@ async fn attach_first<E: Env, N: Namespace>(
     loaded: Loaded,
     epoch: u64,
 ) -> Result<Rc<CoreStore<E, N>>> {
-    let Loaded { mut state, end, records } = loaded;
+    let Loaded { mut state, end, records, logged_bytes, lengths } = loaded;
     state.superblock.epoch = epoch;
     state.note(point(&state.superblock.log));
     state.note(end.position);
@@ -337,17 +366,19 @@ async fn attach_first<E: Env, N: Namespace>(
     let wal = Wal::new(format, epoch, end.position, chain, (MAX_CORES, buffer), Defects::now().wal);
     let state = Arc::new(Mutex::new(state));
     let keeper = Arc::new(Signal::default());
-    let max_log_bytes =
-        options.log_bytes.max(8 * u64::from(owner.geometry.segment)).min(owner.geometry.size_bytes() / 4);
-    let most =
-        usize::try_from(max_log_bytes / u64::from(owner.geometry.segment)).unwrap_or(usize::MAX).max(4);
-    let limit = Arc::new(LogLimit::new(most));
+    let limit = Arc::<LogLimit>::default();
     let supply =
         LogSegments { state: Arc::clone(&state), limit: Arc::clone(&limit), keeper: Arc::clone(&keeper) };
     let log = LogDriver::new(wal, format, MAX_CORES, Box::new(supply));
     let name = namespace.info().name.clone();
-    let shared = Shared::new(name, (memory, nodes), (log, state), keeper, (max_log_bytes, limit));
+    let shared = Shared::new(name, (memory, nodes), (log, state), keeper, (options.log_bytes, limit));
+    shared.lengths.load(lengths);
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
+    store.shared.values.start(epoch);
+    store.set_limits(owner.geometry);
+    store.shared.space.set_used(store.shared.state().segments.taken_bytes());
+    // What is in the log was admitted when it was written, and is in no page as far as is known.
+    store.shared.space.reserve(logged_bytes);
     store.open_trees(records).await?;
     Ok(store)
 }
@@ -367,6 +398,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let core = shared.nodes.attach_with(Sink::Keeper(Arc::clone(&events))).ok_or_else(refused)?;
         let log = shared.log.attach(&env, namespace.clone())?;
         let overlay = RefCell::new(shared.overlay.access());
+        let lengths = shared.lengths.attach();
         let hand = Hand::new(Arc::clone(&shared.round));
         let asked = shared.add_collector();
         let shared = Arc::clone(shared);
@@ -378,7 +410,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             events,
             log,
             overlay,
+            lengths,
             hand,
+            spared: RefCell::default(),
             asked: Arc::clone(&asked),
         });
         store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));
@@ -390,8 +424,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let duty = |name| Duty::new(&self.shared, name);
         self.env.spawn("store keeper", Rc::clone(self).keep(duty("store keeper")));
         self.env.spawn("store drain", Rc::clone(self).drain(duty("store drain")));
-        let asked = Arc::clone(&self.shared.values.asked);
-        self.env.spawn("store values", reclaim_when_asked(Rc::downgrade(self), asked));
+        let reclaims = reclaim_when_asked(Rc::downgrade(self), Arc::clone(&self.shared));
+        self.env.spawn("store values", reclaims);
         let asked = Arc::clone(&self.shared.dying.asked);
         self.env.spawn("store dying trees", take_apart_when_asked(Rc::downgrade(self), asked));
     }

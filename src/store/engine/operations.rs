@@ -3,10 +3,11 @@
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
+use super::space::account::{Held, added_bytes};
 use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Miss, Numbers, Refusal, TreeRoot};
+use crate::store::btree::{Change, Known, Miss, Numbers, Refusal, TreeRoot};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::Durability;
@@ -37,24 +38,6 @@ impl Numbers for Logged<'_, '_> {
 
     fn can_draw(&self) -> bool {
         self.room.can_draw()
-    }
-}
-
-/// The number of a write that has drawn it before: of a record that is in the log already, or of a
-/// transaction. Writes with larger numbers may have come to the same leaf meanwhile, or before.
-pub(super) struct Known(pub(super) u64);
-
-impl Numbers for Known {
-    fn at_least(&mut self) -> u64 {
-        self.0
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.0
-    }
-
-    fn may_be_older(&self) -> bool {
-        true
     }
 }
 
@@ -140,8 +123,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// Nothing was changed: as for loading a page, that key or value are too long, or that the
-    /// store takes no writes.
+    /// Nothing was changed: as for loading a page, that key or value are too long, that the store
+    /// is full, or takes no writes.
     pub(in crate::store) async fn write(
         &self,
         tree: TreeRoot,
@@ -149,13 +132,52 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         change: Change<'_>,
         durability: Durability,
     ) -> Result<u64> {
+        let number = self.write_admitted(tree, key, change, None).await?;
+        self.log.commit(number, durability);
+        Ok(number)
+    }
+
+    /// The same where what it adds is held for it already, for no durability.
+    pub(super) async fn write_held(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        change: Change<'_>,
+        held: &mut Held<'_>,
+    ) -> Result<u64> {
+        let number = self.write_admitted(tree, key, change, Some(held)).await?;
+        self.log.commit(number, Durability::None);
+        Ok(number)
+    }
+
+    async fn write_admitted(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        change: Change<'_>,
+        held: Option<&mut Held<'_>>,
+    ) -> Result<u64> {
         let operation = operation(tree, key, change, Effect::Unknown);
         let len = operation.encoded_len();
+        let adds = added_bytes(key, change);
+        let (mut is_admitted, mut asked) = (held.is_some(), 0);
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(len).await?;
             self.check_tree(tree)?;
+            // Here, as its number is drawn soon after.
+            if !is_admitted && !self.shared.space.admit(adds) {
+                drop(room);
+                if self.adds_nothing(tree, key, change).await? {
+                    self.shared.space.shrinks();
+                    is_admitted = true;
+                } else {
+                    self.ask_for_room(&mut asked).await?;
+                }
+                continue;
+            }
+            is_admitted = true;
             // Nothing awaits from here to the record. The key may have come into the overlay's
             // hands again only by this core's own operations, and there were none.
             let written = {
@@ -166,7 +188,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Ok(number) => {
                     room.append(len, |out| _ = operation.encode(out));
                     drop(room);
-                    self.log.commit(number, durability);
+                    if let Some(held) = held {
+                        held.wrote(adds);
+                    }
                     return Ok(number);
                 }
                 Err(refusal) => {
@@ -207,11 +231,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             // It may be much less than what was counted.
             self.look_at_growth();
         }
-        Ok(match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
-            (false, false) => None,
-            (true, _) => Some(Count::LogWaits),
-            (false, true) => Some(Count::GrowthWaits),
-        })
+        let why = match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
+            (false, false) => return Ok(None),
+            (true, _) => Count::LogWaits,
+            (false, true) => Count::GrowthWaits,
+        };
+        if self.shared.space.is_stuck() {
+            // It would be for ever.
+            return Err(self.no_room("write to store"));
+        }
+        Ok(Some(why))
     }
 
     /// Room for the record of a write. Nothing may await from here to the record.

@@ -166,6 +166,21 @@ impl<E: Env, N: Namespace> Scan<E, N> {
         Ok(self.batch.entry(at).map(|(key, _)| key))
     }
 
+    /// One of the keys of the next leaf that has some, each as likely as the others. None if no
+    /// leaf ahead has one.
+    ///
+    /// # Errors
+    ///
+    /// As for loading a page.
+    async fn random_of_leaf(&mut self, random: u64) -> Result<Option<Vec<u8>>> {
+        while self.batch.ends.is_empty() && !self.is_done {
+            self.read_leaf().await?;
+        }
+        let at = random.checked_rem(self.batch.ends.len() as u64);
+        let entry = at.and_then(|at| self.batch.entry(usize::try_from(at).ok()?));
+        Ok(entry.map(|(key, _)| key.to_vec()))
+    }
+
     /// Copies what one leaf has ahead, and goes on to the next. There may be nothing.
     async fn read_leaf(&mut self) -> Result<()> {
         loop {
@@ -219,6 +234,37 @@ impl<E: Env, N: Namespace> Scan<E, N> {
             }
         }
         self.is_done |= is_empty(&self.lower, &self.upper);
+    }
+}
+
+impl<E: Env, N: Namespace> CoreStore<E, N> {
+    /// A key of a tree, each about as likely as the others if `random` gives each number of 64 bits
+    /// as often. None if the tree is empty.
+    ///
+    /// # Errors
+    ///
+    /// As for loading a page.
+    pub(in crate::store) async fn random_key(
+        self: &Rc<Self>,
+        tree: TreeRoot,
+        mut random: impl FnMut() -> u64,
+    ) -> Result<Option<Vec<u8>>> {
+        let bound = loop {
+            let bound = self.core.pin().random_bound(tree, &mut random);
+            match bound {
+                Ok(bound) => break bound,
+                Err(miss) => self.load(miss).await?,
+            }
+        };
+        // There may be nothing from there on, but something before.
+        for from in [bound, Vec::new()] {
+            let range = (Bound::Included(from), Bound::Unbounded);
+            let mut scan = Scan::new(self, tree, range, Direction::Forwards);
+            if let Some(key) = scan.random_of_leaf(random()).await? {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::clean::victims::Cleaner;
+use super::space::account::Points;
 use super::streams::Streams;
 use super::superblocks::Copies;
 use crate::store::btree::MapFreeze;
@@ -38,6 +40,9 @@ pub(super) struct PageState {
     /// Points of the log since its start, each with the number that was next there: where the log
     /// may start when everything before that number is durable.
     pub(super) points: VecDeque<LogPosition>,
+    /// The same for the account of space.
+    pub(super) points_of_space: Points,
+    pub(super) cleaner: Cleaner,
     /// Bundles of this opening.
     bundles: u64,
 }
@@ -54,6 +59,8 @@ impl PageState {
         let owner = Owner { identity: superblock.identity, geometry: superblock.geometry };
         let largest = crate::store::pages::Capacity::new(owner.geometry, 1, 128 << 10).max_page_granules();
         Self {
+            cleaner: Cleaner::new(&segments),
+            points_of_space: Points::default(),
             owner,
             segments,
             streams: Streams::new(owner, largest),

@@ -96,6 +96,16 @@ impl Streams {
         Self { owner, filling: [None; Temperature::ALL.len()], reserved: Default::default(), largest_page }
     }
 
+    /// The namespace has grown.
+    pub(super) fn grow(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
+    /// Whether the segment that `stream` fills has room for a bundle.
+    pub(super) fn has_room(&self, stream: Temperature) -> bool {
+        self.filling[stream as usize].is_some_and(|filling| self.room_of(filling).is_some())
+    }
+
     /// The room of the next bundle of `stream`, at least the largest page.
     ///
     /// # Errors

@@ -5,13 +5,16 @@ mod crash;
 mod faults;
 mod full_memory;
 mod keeper;
+mod lengths;
 mod overlay;
 mod scan;
+mod space;
 mod speed;
 mod transaction;
 mod trees;
 mod update;
 mod values;
+mod verify;
 mod young;
 
 use std::collections::BTreeMap;

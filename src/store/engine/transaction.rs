@@ -45,12 +45,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::core_store::CoreStore;
-use super::operations::{Known, operation, reference_of};
+use super::operations::{operation, reference_of};
+use super::space::account::grows_by;
 use super::update::{LONGEST_VALUE, effect_of};
 use super::values::{INLINE_BYTES, Reference};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Miss, TreeRoot, Value};
+use crate::store::btree::{Change, Known, Miss, Refusal, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES};
@@ -135,6 +136,15 @@ impl Transaction<'_> {
 
     /// What it changes, without the deletions of what is not there.
     fn finish(self) -> Changes {
+        let puts = self.writes.iter().enumerate().filter_map(|(place, write)| match write {
+            Staged::Put(range) => Some((place, &self.staged[range.clone()])),
+            Staged::Nothing | Staged::Delete => None,
+        });
+        let adds = puts
+            .map(|(place, value)| {
+                grows_by(self.keys[place].1, self.found[place].map(<[u8]>::len), Change::Put(value))
+            })
+            .sum();
         let all = self.writes.into_iter().zip(&self.found).enumerate();
         let list = all.filter_map(|(place, (write, found))| {
             let to = match write {
@@ -145,7 +155,7 @@ impl Transaction<'_> {
             let change = if to == To::Delete { Change::Delete } else { Change::Put(&[]) };
             Some(OneChange { place, effect: effect_of(found.is_some(), change), to })
         });
-        Changes { list: list.collect(), staged: self.staged }
+        Changes { list: list.collect(), staged: self.staged, adds }
     }
 }
 
@@ -171,6 +181,8 @@ struct OneChange {
 struct Changes {
     list: Vec<OneChange>,
     staged: Vec<u8>,
+    /// What they add to the store at most, in bytes, if no value is long.
+    adds: u64,
 }
 
 impl Changes {
@@ -207,10 +219,14 @@ impl Changes {
         let is_too_long =
             |change: &OneChange| matches!(&change.to, To::Put(range) if range.len() > MAX_VALUE_BYTES);
         if self.list.iter().any(is_too_long) {
-            return refused("a value is longer than a store takes");
+            return too_long_a_value();
         }
         Ok(())
     }
+}
+
+pub(super) fn too_long_a_value<T>() -> Result<T> {
+    refused("the value is longer than a store takes")
 }
 
 fn too_long<T>() -> Result<T> {
@@ -289,7 +305,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             operation(*tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len()
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
-        let (mut long, mut failed) = (long::Values::new(), None);
+        let (mut long, mut failed, mut asked) = (long::Values::new(), None, 0);
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
@@ -303,6 +319,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.check_trees(keys)?;
             // Nothing awaits from here to the record.
+            if let Err(refusal) = self.is_ready(keys) {
+                drop(room);
+                self.overcome(refusal).await?;
+                continue;
+            }
             let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
                 Attempt::Ran(result, changes) => (result, changes),
                 Attempt::Outdated => continue,
@@ -324,6 +345,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             if changes.record_bytes(keys) > most {
                 return too_long();
+            }
+            if !self.shared.space.admit(changes.adds) {
+                drop(room);
+                self.ask_for_room(&mut asked).await?;
+                continue;
             }
             let number = self.apply(keys, &changes, &mut room)?;
             drop(room);
@@ -379,10 +405,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         for (tree, key) in keys {
             self.bring_over(*tree, key).await?;
             loop {
-                let missed = self.core.pin().get(*tree, key).map(drop);
-                match missed {
-                    Ok(()) => break,
-                    Err(miss) => self.load(miss).await?,
+                let leaf = self.core.pin_with(Room::Reserve).leaf_for(*tree, key);
+                match leaf {
+                    Ok(_) => break,
+                    Err(refusal) => self.overcome(refusal).await?,
                 }
             }
         }
@@ -391,6 +417,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_memory().await?;
         }
         Ok(())
+    }
+
+    /// Whether the leaves are in memory that writes to these keys go to. Some may have been evicted
+    /// while others were waited for.
+    fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
+        let pin = self.core.pin_with(Room::Reserve);
+        keys.iter().try_for_each(|(tree, key)| pin.leaf_for(*tree, key).map(drop))
     }
 
     /// Whether there is memory to change so many keys.
@@ -403,17 +436,31 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Makes the changes under one number, and writes their record.
     fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> Result<u64> {
+        {
+            // What makes room for one change is not to evict the leaf of another.
+            let pin = self.core.pin();
+            let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
+            *self.spared.borrow_mut() = leaves.collect();
+        }
         let number = room.draw_one();
         let mut done = Ok(());
-        for ((tree, key), change, _) in changes.iter(keys) {
+        // Deletes last: what they leave empty is removed, and its range is that of a leaf that may
+        // not be in memory.
+        let (deletes, puts): (Vec<_>, Vec<_>) =
+            changes.iter(keys).partition(|(_, change, _)| *change == Change::Delete);
+        for ((tree, key), change, _) in puts.into_iter().chain(deletes) {
             done = self.apply_one(tree, key, change, number);
             if done.is_err() {
                 break;
             }
         }
+        self.spared.borrow_mut().clear();
         if let Err(error) = &done {
             // Before the record can be seen: no checkpoint may let the log go that still has it.
             self.shared.fail(error);
+        }
+        for ((tree, _), _, effect) in changes.iter(keys) {
+            self.lengths.add(tree, number, effect);
         }
         room.append(changes.record_bytes(keys), |mut out| {
             for operation in changes.operations(keys) {

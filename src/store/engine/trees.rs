@@ -42,6 +42,7 @@ use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
 use super::registry::{DYING, NAMES, NamedTree, Trees, catalog, unnamed};
 use super::scan::Scan;
+use super::space::account::added_bytes;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Refusal, TreeRoot};
@@ -52,6 +53,9 @@ use crate::store::options::{Durability, MAX_TREE_NAME_BYTES, MAX_TREES};
 use crate::store::overlay::{Builder, Direction, Newest, TreeChange};
 use crate::store::wal::{Effect, Operation};
 use crate::store::word::ChildWord;
+
+/// What the empty root of a new tree takes at most, with its header.
+const ROOT_BYTES: u64 = 256;
 
 /// The roots that the log has made and that are still those of their trees, each with the number of
 /// the write that made it.
@@ -107,10 +111,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         }
         self.open_dying(&mut trees).await?;
+        self.shared.lengths.replayed(records.counted(), |tree| trees.root_of(tree));
         self.shared.overlay.set(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
         *self.overlay.borrow_mut() = self.shared.overlay.access();
         *self.shared.trees() = trees;
-        self.open_values().await
+        Ok(())
     }
 
     /// Makes a root that was never durable; whether it was so.
@@ -166,12 +171,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             // The number is longer than that of the catalog.
             pair.iter().map(|operation| operation.encoded_len() + size_of::<u32>()).sum()
         });
+        let adds = added_bytes(&key, Change::Put(&[0; size_of::<u64>() * 4])) + ROOT_BYTES;
+        let (mut reserved, mut asked) = (0, 0);
         loop {
             if let Some(found) = self.find_tree(name) {
                 return Ok((found, None));
             }
             if self.shared.trees().len() >= MAX_TREES {
                 return refused(ErrorKind::LimitReached, format!("a store has at most {MAX_TREES} trees"));
+            }
+            if !self.shared.space.admit_up_to(&mut reserved, adds) {
+                self.ask_for_room(&mut asked).await?;
+                continue;
             }
             self.wait_for_log().await?;
             self.bring_over(catalog(), &key).await?;
@@ -209,6 +220,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let number = pin.write(catalog(), &NamedTree::key(name), change, &mut Logged { room });
         let number = number.inspect_err(|_| pin.release_root(root))?;
         self.dirty_root(root, number);
+        self.lengths.add(catalog(), number, Effect::More);
         create_operations(&tree, |pair| {
             let len = pair.iter().map(Operation::encoded_len).sum();
             room.append(len, |mut out| {

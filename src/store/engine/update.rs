@@ -9,20 +9,21 @@
 //! would be no better: the second decision may be another one, and the room too small again. The
 //! room is only counted, not touched, and given back with the record; all that it costs is that the
 //! buffer counts as full some [`INLINE_BYTES`] bytes early. What turns out to be longer becomes a
-//! [transaction](super::transaction) of one key.
+//! [transaction](super::transaction) of one key, which other cores do not respect yet.
 //!
 //! As the key's state before is known, so is what the write does to the number of keys of its tree.
 
 use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
-use super::transaction::{Reads, Transaction};
+use super::space::account::grows_by;
+use super::transaction::{Reads, Transaction, too_long_a_value};
 use super::values::INLINE_BYTES;
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Change, TreeRoot, Value};
 use crate::store::cache::Room;
 use crate::store::env::Env;
-use crate::store::options::Durability;
+use crate::store::options::{Durability, MAX_VALUE_BYTES};
 use crate::store::wal::Effect;
 
 /// What is to become of a key.
@@ -98,12 +99,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         value: &[u8],
         durability: Durability,
     ) -> Result<u64> {
-        let decide = |_: Option<&[u8]>, new: &mut Vec<u8>| {
-            new.extend_from_slice(value);
-            Decision::Put
+        let number = if value.len() > INLINE_BYTES {
+            if value.len() > MAX_VALUE_BYTES {
+                return too_long_a_value();
+            }
+            let keys = [(tree, key)];
+            let put = |transaction: &mut Transaction<'_>| transaction.put_at(0, value);
+            Box::pin(self.transact_reading(Reads::Presence, &keys, durability, put)).await?.1
+        } else {
+            let decide = |_: Option<&[u8]>, new: &mut Vec<u8>| {
+                new.extend_from_slice(value);
+                Decision::Put
+            };
+            self.update_with(tree, key, (durability, Room::Ordinary, Reads::Presence), decide).await?
         };
-        let number =
-            self.update_with(tree, key, (durability, Room::Ordinary, Reads::Presence), decide).await?;
         Ok(number.expect("what is put is not kept"))
     }
 
@@ -174,12 +183,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ) -> Result<Option<u64>> {
         let most = operation(tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len();
         let mut last = Decided { decision: Decision::Keep, value: Vec::new(), effect: Effect::Unknown };
+        let (mut reserved, mut asked) = (0, 0);
         loop {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(most).await?;
             self.check_tree(tree)?;
-            let mut is_long = false;
+            let (mut is_long, mut is_refused) = (false, false);
             let updated = {
                 let pin = self.core.pin_with(memory);
                 let mut numbers = Logged { room: &mut room };
@@ -197,6 +207,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                             return None;
                         }
                         let change = change(last.decision, value)?;
+                        let adds = grows_by(key, found.map(|found| found.value.len()), change);
+                        is_refused = !self.shared.space.admit_up_to(&mut reserved, adds);
+                        if is_refused {
+                            return None;
+                        }
                         last.effect = effect_of(found.is_some(), change);
                         last.value.clear();
                         last.value.extend_from_slice(value);
@@ -210,10 +225,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     drop(room);
                     return self.update_long(tree, key, (durability, reads), decide).await;
                 }
+                Ok(None) if is_refused => {
+                    drop(room);
+                    self.ask_for_room(&mut asked).await?;
+                }
                 Ok(None) => return Ok(None),
                 Ok(Some(number)) => {
                     let change = last.change().expect("what is kept has no number");
                     let operation = operation(tree, key, change, last.effect);
+                    self.lengths.add(tree, number, last.effect);
                     room.append(operation.encoded_len(), |out| _ = operation.encode(out));
                     drop(room);
                     self.log.commit(number, durability);

@@ -11,7 +11,8 @@
 //! | 1, number of the value (8), which piece (4) | the piece: [`PIECE_BYTES`], the last one less |
 //!
 //! Integers in keys are big endian, so that the pieces of a value lie side by side; those in values
-//! are little endian. Numbers of values are not used again.
+//! are little endian. Numbers of values are not used again: the upper 24 bits are the epoch of the
+//! opening that gave them out, and so nothing has to be read to know the next one.
 //!
 //! # A value's life
 //!
@@ -36,13 +37,18 @@ pub(super) mod numbers;
 mod reclaim;
 mod write;
 
+use std::cell::RefCell;
+
 use xxhash_rust::xxh3::Xxh3Default;
 
+pub(super) use self::numbers::PIECE_BYTES;
+use self::numbers::PIECE_KEY_BYTES;
 pub(super) use self::reclaim::reclaim_when_asked;
 pub(super) use self::write::{Unreferenced, dead_marker};
 use super::core_store::CoreStore;
 use super::operations::Look;
 use super::registry::values;
+use super::signal::all as all_of;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::yield_now;
@@ -52,8 +58,6 @@ use crate::store::options::MAX_VALUE_BYTES;
 
 /// The longest value that lies with its key, in bytes: of such, a leaf has three.
 pub(super) const INLINE_BYTES: usize = 1008;
-/// The length of a piece, in bytes: with its key and all headers it fills a page of 4 KiB.
-pub(super) const PIECE_BYTES: usize = 3840;
 /// A value of so many bytes is written with the record that refers to it.
 pub(super) const DIRECT_BYTES: usize = 4 * PIECE_BYTES;
 /// So many pieces are copied before others run: 120 KiB, some 30 µs.
@@ -77,8 +81,8 @@ fn marker_key(number: u64) -> [u8; 9] {
     key
 }
 
-fn piece_key(number: u64, piece: u32) -> [u8; 13] {
-    let mut key = [PIECE; 13];
+fn piece_key(number: u64, piece: u32) -> [u8; PIECE_KEY_BYTES] {
+    let mut key = [PIECE; PIECE_KEY_BYTES];
     key[1..9].copy_from_slice(&number.to_be_bytes());
     key[9..].copy_from_slice(&piece.to_be_bytes());
     key
@@ -108,7 +112,8 @@ impl Marker {
             DEAD => true,
             _ => return None,
         };
-        Some(Self { number, is_dead, pieces: u32::from_le_bytes(pieces) })
+        let pieces = u32::from_le_bytes(pieces);
+        (pieces <= self::pieces(MAX_VALUE_BYTES as u64)).then_some(Self { number, is_dead, pieces })
     }
 
     /// That of the value that `reference` refers to.
@@ -148,9 +153,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 .because(format!("there is no memory for a value of {len} bytes")));
         }
         let mut hash = Xxh3Default::new();
-        for piece in 0..pieces(len) {
-            let is_there = self.append_piece((number, piece), pieces(len), &mut value).await?;
-            if !is_there {
+        let mut piece = 0;
+        while piece < pieces(len) {
+            let from = value.len();
+            let read = self.append_pieces((number, piece), pieces(len), &mut value).await?;
+            if read == 0 {
                 return match failed.replace(*reference) {
                     Some(before) if before == *reference => {
                         Err(damaged("a part of a value of more than a page is not there"))
@@ -158,8 +165,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     _ => Ok(None),
                 };
             }
-            hash.update(&value[piece as usize * PIECE_BYTES..]);
-            if piece % PIECES_AT_ONCE == PIECES_AT_ONCE - 1 {
+            hash.update(&value[from..]);
+            piece += read;
+            if piece % PIECES_AT_ONCE < read {
                 yield_now().await;
             }
         }
@@ -169,47 +177,30 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(Some(value))
     }
 
-    /// Appends a piece of a value that has `all` of them; whether it is there.
-    async fn append_piece(&self, (number, piece): (u64, u32), all: u32, value: &mut Vec<u8>) -> Result<bool> {
+    /// Appends a piece of a value that has `all` of them, and if that is not in memory some of the
+    /// next ones as well. How many: none if the first is not there.
+    async fn append_pieces(&self, (number, piece): (u64, u32), all: u32, value: &mut Vec<u8>) -> Result<u32> {
         let key = piece_key(number, piece);
-        loop {
-            let mut append = Some(|bytes: &[u8]| value.extend_from_slice(bytes));
-            match self.look(values(), &key, &mut append) {
-                Ok(look) => return Ok(matches!(look, Look::Value(()))),
-                Err(_) => {
-                    let ahead = piece..all.min(piece + LOADED_AT_ONCE);
-                    let loads = ahead.map(|piece| async move {
-                        self.get(values(), &piece_key(number, piece), |_| ()).await.map(drop)
-                    });
-                    super::signal::all(loads).await?;
-                }
-            }
+        let mut append = Some(|bytes: &[u8]| value.extend_from_slice(bytes));
+        match self.look(values(), &key, &mut append) {
+            Ok(Look::Value(())) => return Ok(1),
+            Ok(_) => return Ok(0),
+            Err(_) => {}
         }
-    }
-
-    /// Finds the last number of a value, while the store is opened.
-    ///
-    /// # Errors
-    ///
-    /// As for loading a page, and that the tree of values has what does not belong into it.
-    pub(super) async fn open_values(self: &std::rc::Rc<Self>) -> Result<()> {
-        use super::scan::Scan;
-        use crate::store::overlay::Direction::Backwards;
-        use std::ops::Bound::{Excluded, Unbounded};
-        let mut last = 0;
-        for below in [Excluded(vec![PIECE]), Unbounded] {
-            let mut scan = Scan::new(self, values(), (Unbounded, below), Backwards);
-            if let Some((key, _)) = scan.next_ref().await? {
-                let number = key.get(1..9).and_then(|number| number.try_into().ok());
-                let number = number.map(u64::from_be_bytes).filter(|&number| number < u64::MAX);
-                last = last.max(number.ok_or_else(|| {
-                    Error::new(ErrorKind::Corrupt, "open store")
-                        .at(self.shared.name.clone())
-                        .because("an entry of its tree of values is none")
-                })?);
+        // Each is taken as soon as it is there: the next ones may drive it out.
+        let ahead = piece..all.min(piece + LOADED_AT_ONCE);
+        let loaded = RefCell::new(vec![None; ahead.len()]);
+        let loads = ahead.zip(0..).map(|(piece, at): (u32, usize)| {
+            let loaded = &loaded;
+            async move {
+                let found = self.get(values(), &piece_key(number, piece), <[u8]>::to_vec).await?;
+                loaded.borrow_mut()[at] = found;
+                Ok::<_, Error>(())
             }
-        }
-        self.shared.values.start(last);
-        Ok(())
+        });
+        all_of(loads).await?;
+        let there: Vec<Vec<u8>> = loaded.into_inner().into_iter().map_while(|piece| piece).collect();
+        there.iter().for_each(|piece| value.extend_from_slice(piece));
+        Ok(u32::try_from(there.len()).expect("a few"))
     }
 }

@@ -9,9 +9,10 @@
 //!
 //! # Counts
 //!
-//! What an operation did to the number of keys of its tree was true when it was logged, and is in
-//! no checkpoint that was made before. So the builder adds up all of them, not only those of the
-//! newest operations, from the number on that the checkpoint says. Draining does not count.
+//! What an operation did to the number of keys of its tree was true when it was logged. A
+//! checkpoint has the numbers of keys as the writes below some number have left them
+//! (`engine/lengths.rs`), and the log starts there or before. So from that number on the builder
+//! adds up all effects, not only those of the newest operations. Draining does not count.
 
 use std::collections::HashMap;
 

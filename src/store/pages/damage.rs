@@ -10,6 +10,7 @@ pub(in crate::store) enum Structure {
     SegmentHeader,
     SegmentTable,
     MapPage,
+    Lengths,
     Trailer,
     Page,
 }
@@ -20,6 +21,7 @@ impl Structure {
             Self::SegmentHeader => "the header of a segment",
             Self::SegmentTable => "the segment table",
             Self::MapPage => "a page of the map",
+            Self::Lengths => "the page with the numbers of keys",
             Self::Trailer => "the trailer of a bundle",
             Self::Page => "a page",
         }
@@ -30,6 +32,7 @@ impl Structure {
             Self::SegmentHeader => "`boson store verify --repair` writes it again",
             Self::SegmentTable => "`boson store verify --repair` counts it again from the map",
             Self::MapPage => "`boson store verify --repair` finds its 256 pages again",
+            Self::Lengths => "`boson store verify --repair` counts the keys again",
             Self::Trailer => "`boson store salvage` makes a new store of what is left",
             Self::Page => "the keys in it cannot be read, all others can",
         }

@@ -45,6 +45,8 @@ pub fn superblocks(input: &[u8]) {
         table: Some(PageRef { place, checksum: 1 }),
         used_granules: 0,
         written_ms: 0,
+        lengths: None,
+        lengths_at: 0,
     };
     let mut bytes: Vec<u8> = (0..4).flat_map(|copy| first.encode(copy)).collect();
     change(&mut bytes, input);

@@ -16,8 +16,8 @@ const MIN_SEGMENT_BYTES: u64 = 256 << 10;
 /// What a segment has at most up to 16 TiB, and beyond. (2^48 bytes in a million segments.)
 const USUAL_SEGMENT_BYTES: u64 = 16 << 20;
 const MAX_SEGMENT_BYTES: u64 = 512 << 20;
-/// A file that grows starts small and may become large.
-const GROWING_SEGMENT_BYTES: u64 = 2 << 20;
+/// A file that grows starts small. It may have a million of these: almost a tebibyte.
+const GROWING_SEGMENT_BYTES: u64 = 1 << 20;
 
 /// The sizes that are fixed when a store is formatted, and its length, which may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(of(1 << 30, false), Some(1 << 20));
         assert_eq!(of((2 << 30) - 1, false), Some(1 << 20));
         assert_eq!(of(1 << 40, false), Some(16 << 20));
-        assert_eq!(of(8 << 20, true), Some(2 << 20));
+        assert_eq!(of(8 << 20, true), Some(1 << 20));
         assert_eq!(of(1 << 48, false), Some(512 << 20));
         assert_eq!(of((1 << 48) + 1, false), None);
         for bits in 23..=48 {

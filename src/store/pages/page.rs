@@ -53,10 +53,11 @@ pub(in crate::store) enum PageKind {
     Map = 7,
     SegmentTable = 8,
     SegmentTableIndex = 9,
+    Lengths = 10,
 }
 
 impl PageKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Leaf,
         Self::Inner,
         Self::Run,
@@ -66,6 +67,7 @@ impl PageKind {
         Self::Map,
         Self::SegmentTable,
         Self::SegmentTableIndex,
+        Self::Lengths,
     ];
 
     fn from_byte(byte: u8) -> Option<Self> {

@@ -43,6 +43,7 @@
 
 mod header;
 mod load;
+mod supply;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -139,6 +140,11 @@ impl Segment {
         !self.miscounted
     }
 
+    /// Whether it is full, and pages may live in it.
+    pub(in crate::store) fn is_sealed(&self) -> bool {
+        self.state == State::Sealed
+    }
+
     /// Whether moving what is known to live in it makes it empty. A page of a bundle that is under
     /// way is in no map entry: cleaning would not find it.
     pub(in crate::store) fn can_be_emptied(&self) -> bool {
@@ -167,6 +173,10 @@ pub(in crate::store) struct Segments {
     kept: Option<BTreeMap<u32, Row>>,
     /// Pages of the table in which a row changed since the last checkpoint began.
     changed: BTreeSet<u32>,
+    /// Segments that changed since cleaning looked at them last.
+    touched: BTreeSet<u32>,
+    /// Granules and pages that the map refers to, in all segments.
+    live: (u64, u64),
     /// Where the table is, as of the last durable checkpoint.
     table: Vec<Option<PageRef>>,
     index: Option<PageRef>,
@@ -193,6 +203,8 @@ impl Segments {
             durable: 0,
             kept: None,
             changed: (0..table::pages(geometry.segments)).collect(),
+            touched: BTreeSet::new(),
+            live: (0, 0),
             table: Vec::new(),
             index: None,
             is_loading: false,
@@ -227,6 +239,7 @@ impl Segments {
             kept.entry(segment).or_insert(row);
         }
         self.changed.insert(table::page_of(segment));
+        self.touched.insert(segment);
         &mut self.segments[segment as usize]
     }
 
@@ -327,6 +340,8 @@ impl Segments {
             let changed = self.change(segment);
             changed.live = changed.live.saturating_add(place.granules());
             changed.pages = changed.pages.saturating_add(1);
+            self.live.0 += u64::from(place.granules());
+            self.live.1 += 1;
         }
     }
 
@@ -341,12 +356,15 @@ impl Segments {
         changed.pages = changed.pages.saturating_sub(1);
         changed.up2 = changed.up1;
         changed.up1 = changed.up1.max(now);
+        self.live.0 = self.live.0.saturating_sub(u64::from(place.granules()));
+        self.live.1 = self.live.1.saturating_sub(1);
         self.look(segment);
     }
 
     /// A page of the map or of the table was written to `place`.
     pub(in crate::store) fn meta_born(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
+            self.touched.insert(segment);
             let meta = &mut self.segments[segment as usize].meta;
             *meta = meta.saturating_add(place.granules());
         }
@@ -358,6 +376,7 @@ impl Segments {
             if self.get(segment).meta < place.granules() {
                 self.change(segment).miscounted = true;
             }
+            self.touched.insert(segment);
             let changed = &mut self.segments[segment as usize];
             changed.meta = changed.meta.saturating_sub(place.granules());
             self.look(segment);
@@ -397,6 +416,7 @@ impl Segments {
         debug_assert!(self.kept.is_none(), "one checkpoint at a time");
         self.begun += 1;
         self.kept = Some(BTreeMap::new());
+        self.rewrite_cleaned_table();
         TableWrite::new(self.begun, self.geometry.segments, std::mem::take(&mut self.changed))
     }
 

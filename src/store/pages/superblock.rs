@@ -42,6 +42,7 @@ const FLAG_CLEAN: u32 = 1;
 const FLAG_SALVAGED: u32 = 2;
 const KIND_MAP: u8 = 7;
 const KIND_TABLE_INDEX: u8 = 9;
+const KIND_LENGTHS: u8 = 10;
 /// No sequence number, epoch, batch or write number comes near this.
 const MAX_COUNT: u64 = 1 << 62;
 
@@ -89,6 +90,10 @@ pub(in crate::store) struct Superblock {
     pub(in crate::store) used_granules: u64,
     /// When it was written, in ms since 1970 (informative).
     pub(in crate::store) written_ms: u64,
+    /// The page with the number of keys of each tree, as the writes below a number have left them.
+    /// The log starts there or before. No page: all trees are empty.
+    pub(in crate::store) lengths: Option<PageRef>,
+    pub(in crate::store) lengths_at: u64,
 }
 
 impl Superblock {
@@ -123,6 +128,8 @@ impl Superblock {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.used_granules.to_le_bytes());
         out.extend_from_slice(&self.written_ms.to_le_bytes());
+        encode_reference(self.lengths, 0, KIND_LENGTHS, &mut out);
+        out.extend_from_slice(&self.lengths_at.to_le_bytes());
         out.resize(BYTES, 0);
         let mut bytes = [0; BYTES];
         bytes.copy_from_slice(&out);
@@ -162,6 +169,9 @@ impl Superblock {
         let (map, map_level) = decode_reference(reader, KIND_MAP)?;
         let (table, table_level) = decode_reference(reader, KIND_TABLE_INDEX)?;
         let (map_levels, zero_2) = (reader.u32()?, reader.u32()?);
+        let (used_granules, written_ms) = (reader.u64()?, reader.u64()?);
+        let (lengths, lengths_level) = decode_reference(reader, KIND_LENGTHS)?;
+        let lengths_at = reader.u64()?;
         let superblock = Self {
             clean: flags & FLAG_CLEAN != 0,
             salvaged: flags & FLAG_SALVAGED != 0,
@@ -177,15 +187,17 @@ impl Superblock {
             map,
             map_levels,
             table,
-            used_granules: reader.u64()?,
-            written_ms: reader.u64()?,
+            used_granules,
+            written_ms,
+            lengths,
+            lengths_at,
         };
-        let rest = reader.bytes(288)?.iter().all(|&byte| byte == 0);
+        let rest = reader.bytes(256)?.iter().all(|&byte| byte == 0);
         let level_fits = u32::from(map_level) + 1 == map_levels;
         let sound = flags & !(FLAG_CLEAN | FLAG_SALVAGED) == 0
             && zeros
             && zero | zero_2 == 0
-            && table_level == 0
+            && table_level | lengths_level == 0
             && level_fits
             && rest;
         (sound && superblock.is_plausible()).then_some(superblock)
@@ -204,7 +216,8 @@ impl Superblock {
             && self.log.offset <= geometry.segment
             && self.log.offset.is_multiple_of(geometry.block)
             && (1..MAX_COUNT).contains(&self.log.batch)
-            && self.log.first_write < MAX_COUNT
+            && self.log.first_write <= self.lengths_at
+            && self.lengths_at < MAX_COUNT
             && self.checkpoint < MAX_COUNT
             && (1..MAX_COUNT).contains(&self.first_batch)
             && self.next_page <= PAGE_IDS
@@ -212,6 +225,7 @@ impl Superblock {
             && self.next_page <= 1 << (8 * self.map_levels)
             && is_place(self.map)
             && is_place(self.table)
+            && is_place(self.lengths)
     }
 }
 

@@ -82,6 +82,8 @@ impl Store {
             table: None,
             used_granules: 0,
             written_ms: 0,
+            lengths: None,
+            lengths_at: 0,
         };
         let mut store = Self {
             random: StdRng::seed_from_u64(seed),

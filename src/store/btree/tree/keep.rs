@@ -22,7 +22,7 @@ use super::mapping::area_over;
 use super::merge::{merged_image, newest};
 use super::{Refusal, State, TreeRoot, pending};
 use crate::store::btree::area::spin;
-use crate::store::btree::image::{InnerImage, LeafBuilder, LeafImage};
+use crate::store::btree::image::{InnerImage, LEAF_TARGET_BYTES, LeafBuilder, LeafImage};
 use crate::store::btree::miss::Miss;
 use crate::store::btree::node::{AreaSize, NodeMemory, NodeRef, Shape};
 use crate::store::btree::nodes::Pin;
@@ -144,6 +144,8 @@ impl<M: NodeMemory> Pin<'_, M> {
         };
         // A leaf that was written to is likely to be again.
         let area = match node.level() {
+            // It is split then: an area more, flush after flush, and it would outgrow all bounds.
+            0 if image.len() > LEAF_TARGET_BYTES => AreaSize::NONE,
             0 if node.area().slots() > 0 => area_over(LeafImage::of_verified(image).len(), image.len()),
             _ => AreaSize::NONE,
         };

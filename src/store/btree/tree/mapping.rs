@@ -205,6 +205,15 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
                 }
             }
         } else {
+            if leaf.node.image().len() > most_bytes {
+                // A flush makes one image of the one before and the area, however long it becomes.
+                let (entries, range) = LeafContent::of(leaf.node).entries();
+                let entries = &entries[range];
+                let len = LeafBuilder::new(entries.iter().copied(), &[]).size_bytes();
+                if is_over(entries, len, most_bytes) {
+                    return false;
+                }
+            }
             self.copy(leaf.node, like)
         };
         match node {

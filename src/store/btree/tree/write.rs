@@ -11,6 +11,7 @@ use crate::store::btree::nodes::Pin;
 use crate::store::btree::smo::{Care, Target};
 use crate::store::cache::Room;
 use crate::store::events::Event;
+use crate::store::word::PageId;
 
 /// The longest image that is made of the reserve. Above [`IMAGE_BYTES`] by what an area holds: of a
 /// leaf that is as long as it may be the last writes are to be merged too. A node has room for it.
@@ -37,6 +38,24 @@ pub(in crate::store) trait Numbers {
     }
 }
 
+/// The number of a write that has drawn it before: of a record that is in the log already, or of a
+/// transaction. Writes with larger numbers may have come to the same leaf meanwhile, or before.
+pub(in crate::store) struct Known(pub(in crate::store) u64);
+
+impl Numbers for Known {
+    fn at_least(&mut self) -> u64 {
+        self.0
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.0
+    }
+
+    fn may_be_older(&self) -> bool {
+        true
+    }
+}
+
 /// Numbers without a log.
 #[cfg(test)]
 impl Numbers for &std::sync::atomic::AtomicU64 {
@@ -60,6 +79,17 @@ impl<M: NodeMemory> Pin<'_, M> {
             // It finishes what is in the way.
             self.visit(&Pinned::new(self, tree), at(key), Care::None)?;
         }
+    }
+
+    /// The leaf that a write to this key goes to. It may be another one than a reader looks at, who
+    /// knows of a leaf that was removed that it had nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Miss`], and [`Refusal::NoRoom`] if there is none to finish what others have
+    /// begun.
+    pub(in crate::store) fn leaf_for(&self, tree: TreeRoot, key: &[u8]) -> Result<PageId, Refusal> {
+        Ok(self.leaf(tree, key)?.node.child().id())
     }
 
     /// The number of a write to `leaf`, of which the keeper hears before if it has to.

@@ -183,6 +183,18 @@ fn a_page_that_is_moved_waits_and_one_under_way_is_not_moved() {
 }
 
 #[test]
+fn a_page_that_is_gone_is_moved_and_stays_gone() {
+    let (fake, mut flusher) = (Fake::default(), Flusher::new(1, None));
+    let heirs = [id(11)].into();
+    let gone = structure::Gone { tree: 1, heirs, from: None, is_removal: true, let_go: BTreeSet::new() };
+    flusher.structure.gone.insert(id(20), gone);
+    let (moving, moved) = flusher.move_cold([word(20, 0)]);
+    assert_eq!(moved, [word(20, 0)]);
+    flusher.durable(moving, &fake);
+    assert!(flusher.structure.gone.contains_key(&id(20)));
+}
+
+#[test]
 fn pages_that_do_not_fit_together_are_named_and_those_that_others_need_go_first() {
     let (fake, mut flusher) = (Fake::default(), Flusher::new(1, None));
     let new = word(60, 0);

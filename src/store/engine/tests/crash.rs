@@ -265,6 +265,7 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
         epoch: Cell::new(0),
         coverage: Rc::clone(coverage),
     });
+    machine.history.borrow_mut().has_others = machine.workload.has_long_values();
     let mut crashed_at = rt::Instant::ORIGIN;
     for round in 0..random.random_range(5..=10) {
         while round > 0 && random.random_ratio(1, 4) {

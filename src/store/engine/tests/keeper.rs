@@ -383,7 +383,7 @@ async fn write_on(store: Store, keys: u32, is_over: Rc<Cell<bool>>) {
 #[test]
 fn pages_are_written_in_time_for_the_log() {
     let options = options().cache_bytes(64 << 20).log_bytes(8 << 20);
-    let disk = Disk::new(MemoryOptions::disk(128 << 20), 1);
+    let disk = Disk::new(MemoryOptions::disk(256 << 20), 1);
     life(&disk, 1, &options, async |store| {
         let before = counted();
         let is_over = Rc::new(Cell::new(false));

@@ -103,6 +103,36 @@ async fn fill(store: &Store, model: &mut Model, random: &mut StdRng, writes: u32
 }
 
 #[test]
+fn a_random_key_is_any_of_those_that_are_there() {
+    on_a_disk(64 << 20, async |disk| {
+        let mut model = Model::new();
+        for round in 0..3 {
+            let store = reopen(&disk).await;
+            let mut random = StdRng::seed_from_u64(round);
+            if round == 0 {
+                assert_eq!(store.random_key(catalog(), || random.random()).await.expect("it works"), None);
+                work(&store, &mut model, &mut random, 2000, 6000).await;
+            }
+            let mut drawn = std::collections::BTreeMap::<Vec<u8>, u32>::new();
+            for _ in 0..10 * model.len() {
+                let key = store.random_key(catalog(), || random.random()).await.expect("it works");
+                *drawn.entry(key.expect("there are some")).or_default() += 1;
+            }
+            assert!(drawn.keys().all(|key| model.contains_key(key)));
+            // Each is drawn 10 times in the mean; a leaf may be half as full as another.
+            assert!(drawn.len() * 100 > model.len() * 99, "{} of {}", drawn.len(), model.len());
+            assert!(drawn.values().all(|times| *times < 70), "{:?}", drawn.values().max());
+            if round == 1 {
+                store.close().await.expect("it closes");
+            } else {
+                // The log has what is not in pages yet.
+                store.wait(store.log.log().next_number() - 1).await.expect("it is durable");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_scan_shows_what_is_there_in_either_direction() {
     on_a_disk(64 << 20, async |disk| {
         let (mut model, mut random) = (Model::new(), StdRng::seed_from_u64(5));

@@ -118,6 +118,43 @@ fn a_value_may_be_longer_than_the_cache() {
     });
 }
 
+/// Long values that are written with their records, by several tasks, in a cache that is always
+/// full: what a write has loaded may be evicted before it is made.
+#[test]
+fn long_values_are_put_where_the_cache_is_full() {
+    const KEYS: u64 = 300;
+    on_a_disk(128 << 20, async |disk| {
+        let options = options().cache_bytes(1 << 20);
+        let store = open(RtEnv, disk.attach_again(), &options).await.expect("room for a store");
+        let root = tree(&store).await;
+        let lengths =
+            |key: u64, round: u64| usize::try_from(2000 + (key * 37 + round * 11) % 13_000).expect("few");
+        for round in 0..3 {
+            let writers = (0..4_u64).map(|part| {
+                let store = &store;
+                async move {
+                    for key in (0..KEYS).filter(|key| key % 4 == part) {
+                        // 7 is prime to their number.
+                        let key = key * 7 % KEYS;
+                        let value = value(key + round, lengths(key, round));
+                        put(store, root, &key.to_be_bytes(), &value).await;
+                        let other = (key + 150) % KEYS;
+                        let found =
+                            store.get(root, &other.to_be_bytes(), <[u8]>::len).await.expect("it works");
+                        assert!(found.is_none_or(|len| len >= 2000));
+                    }
+                }
+            });
+            futures_util::future::join_all(writers).await;
+            for key in 0..KEYS {
+                let found = store.get(root, &key.to_be_bytes(), <[u8]>::to_vec).await.expect("it works");
+                assert!(found == Some(value(key + round, lengths(key, round))), "key {key}");
+            }
+        }
+        has_pieces_of(&store, (0..KEYS).map(|key| lengths(key, 2))).await;
+    });
+}
+
 /// A transaction sees long values, moves them between keys, and replaces them.
 #[test]
 fn transactions_take_long_values_as_they_take_short_ones() {

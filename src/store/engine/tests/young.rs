@@ -25,21 +25,24 @@ fn a_group_that_lacks_a_segment_is_not_begun() {
         rt::sleep(Duration::from_millis(100)).await;
         let first = put(&store, b"pear", b"7").await;
         for number in 0..1000_u32 {
-            put(&store, &number.to_be_bytes(), &[7; 400]).await;
+            put(&store, &number.wrapping_mul(0x9e37_79b9).to_be_bytes(), &[7; 400]).await;
         }
+        // Enough for a checkpoint, but not for bundles and a checkpoint after them.
+        while let (free, map) = store.free_segments()
+            && free > map + 1
         {
-            let mut state = store.shared.state();
-            while state.segments.free_count() > 1 {
-                state.segments.open(Temperature::Cold).expect("it is free");
-            }
+            store.shared.state().segments.open(Temperature::Cold).expect("it is free");
         }
-        // It does not wait for what was written after it was asked for.
-        checkpoint.await.expect("it does not panic").expect("a segment is enough");
+        // What it is to have may need pages by now that came after it was asked for.
+        if let Err(full) = checkpoint.await.expect("it does not panic") {
+            assert_eq!(full.kind(), ErrorKind::NoSpace, "{full}");
+        }
         let full = store.checkpoint().await.expect_err("it takes more segments");
         assert_eq!(full.kind(), ErrorKind::NoSpace, "{full}");
         {
             let flusher = store.shared.flusher();
-            assert!(flusher.dirty_count() > 100, "it was the group that did not fit");
+            let dirty = flusher.dirty_count();
+            assert!(dirty > 50, "{dirty}: it was the group that did not fit");
             assert_eq!(flusher.under_way_count(), 0);
             assert!(flusher.oldest().is_some_and(|oldest| oldest <= first));
         }

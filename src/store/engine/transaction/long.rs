@@ -3,6 +3,7 @@
 //! | step | awaits |
 //! |---|---|
 //! | the closure has run; what it saw of each key is noted | no |
+//! | what they add is admitted, all of it at once ([`space`](crate::store::engine::space)) | yes |
 //! | long values are written, each with a marker; short ones of them wait for the record | yes |
 //! | leaves of all keys, markers and pieces are loaded, room is made | yes |
 //! | what each key has is compared with what was seen | no |
@@ -15,10 +16,12 @@ use std::collections::HashMap;
 use super::{Changes, Key, OneChange, Reach, To, too_long};
 use crate::block::Namespace;
 use crate::error::Result;
-use crate::store::btree::{Miss, Value};
+use crate::store::btree::{Change, Miss, Value, ValueReference};
 use crate::store::engine::core_store::CoreStore;
 use crate::store::engine::operations::{Look, reference_of};
 use crate::store::engine::registry::values;
+use crate::store::engine::space::account::{Held, Kind, added_by_long, added_bytes};
+use crate::store::engine::values::numbers::MARKER_ENTRY_BYTES;
 use crate::store::engine::values::{DIRECT_BYTES, INLINE_BYTES, Reference, Unreferenced, dead_marker};
 use crate::store::env::Env;
 use crate::store::options::Durability;
@@ -39,6 +42,13 @@ impl Seen {
     fn is(&self, place: usize, now: Option<Value<'_>>) -> bool {
         let seen = self.0[place].as_ref().map(|(bytes, is_reference)| (&bytes[..], *is_reference));
         seen == now.map(|now| (now.value, now.is_reference))
+    }
+
+    /// How long the value is that the key at `place` had.
+    fn value_bytes(&self, place: usize) -> Option<u64> {
+        let (bytes, is_reference) = self.0[place].as_ref()?;
+        let long = is_reference.then(|| ValueReference::decode(&reference_of(bytes))).flatten();
+        Some(long.map_or(bytes.len() as u64, |long| long.len))
     }
 
     /// The long value that the key at `place` had.
@@ -63,6 +73,26 @@ impl Extra {
     }
 }
 
+/// What changes add, long values included, and what kind of them they are.
+fn adds(declared: &[Key<'_>], changes: &Changes, seen: &Seen) -> (u64, Kind) {
+    let (mut all, mut kind) = (0, Kind::Replaces);
+    for OneChange { place, to, .. } in &changes.list {
+        let To::Put(range) = to else { continue };
+        let (key, value) = (declared[*place].1, &changes.staged[range.clone()]);
+        let is_longer = seen.value_bytes(*place).is_none_or(|old| old < value.len() as u64);
+        if is_longer {
+            kind = Kind::Adds;
+        }
+        all += match value.len() > INLINE_BYTES {
+            true => added_by_long(key, value.len()),
+            // Its bytes come in the place of others in its leaf.
+            false if !is_longer && seen.reference(*place).is_none() => 0,
+            false => added_bytes(key, Change::Put(value)),
+        };
+    }
+    (all, kind)
+}
+
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Reads the long values that these keys have, but for those that are `known`; whether none was
     /// replaced meanwhile. `failed` is for the next call.
@@ -72,11 +102,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         known: &mut Values,
         failed: &mut Option<Reference>,
     ) -> Result<bool> {
+        // Those that no key refers to any more go.
+        let mut before = std::mem::take(known);
         for (tree, key) in keys {
             // A page that is missing now is missed again later.
             let Ok(Look::Elsewhere(reference)) = self.look(*tree, key, &mut Some(|_: &[u8]| ())) else {
                 continue;
             };
+            if let Some(value) = before.remove(&reference) {
+                known.insert(reference, value);
+            }
             if known.contains_key(&reference) {
                 continue;
             }
@@ -97,7 +132,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         seen: &Seen,
         (durability, reach): (Durability, Reach),
     ) -> Result<Option<u64>> {
-        let (mut extra, mut added) = (Extra::default(), Vec::new());
+        let mut held = self.hold(adds(declared, &changes, seen)).await?;
+        let (mut extra, mut pieces, mut markers) = (Extra::default(), Vec::new(), Vec::new());
+        let mut marked = 0;
         let mut written: Vec<Unreferenced<'_>> = Vec::new();
         let mut direct = self.log.log().max_record_bytes() / 2;
         for change in &mut changes.list {
@@ -110,12 +147,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     let reference = self.new_reference(value);
                     for (key, piece) in Self::pieces_of(&reference) {
                         let piece = range.start + piece.start..range.start + piece.end;
-                        added.push(extra.push(declared.len(), &key, To::Put(piece)));
+                        pieces.push(extra.push(declared.len(), &key, To::Put(piece)));
                     }
                     reference
                 } else {
-                    let value = self.write_value(value).await?;
-                    added.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
+                    let value = self.write_value(value, &mut held).await?;
+                    markers.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
                     written.push(value);
                     written[written.len() - 1].reference
                 };
@@ -124,10 +161,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if let Some((key, marker)) = seen.reference(change.place).as_ref().and_then(dead_marker) {
                 let start = changes.staged.len();
                 changes.staged.extend_from_slice(&marker);
-                added.push(extra.push(declared.len(), &key, To::Put(start..start + marker.len())));
+                marked += MARKER_ENTRY_BYTES;
+                markers.push(extra.push(declared.len(), &key, To::Put(start..start + marker.len())));
             }
         }
-        changes.list.append(&mut added);
+        // Whoever sees a key's entry finds the pieces, and whoever sees a marker no entry any more.
+        pieces.append(&mut changes.list);
+        pieces.append(&mut markers);
+        changes.list = pieces;
         let extra = extra.keys.iter().map(|key| (values(), &key[..]));
         let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
         let len = changes.record_bytes(&keys);
@@ -145,7 +186,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 self.check_trees(declared)?;
             }
             // Nothing awaits from here to the record.
-            match self.is_unchanged(&keys, seen) {
+            if let Err(refusal) = self.is_ready(&keys) {
+                drop(room);
+                self.overcome(refusal).await?;
+                continue;
+            }
+            match self.is_unchanged(declared, seen) {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
                 Err(miss) => {
@@ -156,18 +202,30 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             let number = self.apply(&keys, &changes, &mut room)?;
             drop(room);
+            held.wrote_all();
+            // These are never refused: what they are for is more than they are.
+            self.shared.space.reserve(marked);
             self.log.commit(number, durability);
             written.into_iter().for_each(Unreferenced::refer_to);
             if changes.list.iter().any(|change| seen.0.get(change.place).is_some_and(is_long)) {
-                self.shared.values.asked.set();
+                self.shared.values.ask();
             }
             return Ok(Some(number));
         }
     }
 
-    /// Whether the declared keys, which come first, have what was seen. The leaves of all keys are
-    /// in memory then: others may have removed one that was loaded before, and its keys belong to
-    /// another.
+    /// Holds what long values add, as soon as there is room.
+    async fn hold(&self, (bytes, kind): (u64, Kind)) -> Result<Held<'_>> {
+        let mut asked = 0;
+        loop {
+            if let Some(held) = self.shared.space.hold(bytes, kind) {
+                return Ok(held);
+            }
+            self.ask_for_room(&mut asked).await?;
+        }
+    }
+
+    /// Whether the keys have what was seen of them.
     fn is_unchanged(&self, keys: &[Key<'_>], seen: &Seen) -> std::result::Result<bool, Miss> {
         let pin = self.core.pin();
         for (place, (tree, key)) in keys.iter().enumerate() {

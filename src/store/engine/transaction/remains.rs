@@ -2,13 +2,14 @@
 //! to.
 
 use super::long::Seen;
-use super::{Changes, Key, OneChange, Reach, To, effect_of};
+use super::{Changes, Key, OneChange, Reach, To};
 use crate::block::Namespace;
 use crate::error::Result;
-use crate::store::btree::{Change, Miss, TreeRoot};
+use crate::store::btree::{Miss, TreeRoot};
 use crate::store::engine::core_store::CoreStore;
 use crate::store::env::Env;
 use crate::store::options::Durability;
+use crate::store::wal::Effect;
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Deletes some keys of a dying tree, whether they are there or not, in one record.
@@ -38,15 +39,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
+    /// They count for no length: that of the tree ended when it lost its name.
     fn deletions(&self, keys: &[Key<'_>]) -> std::result::Result<(Changes, Seen), Miss> {
         let pin = self.core.pin();
         let seen: Vec<_> =
             keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect::<std::result::Result<_, _>>()?;
-        let delete = |(place, seen): (usize, &Option<_>)| {
-            let effect = effect_of(seen.is_some(), Change::Delete);
-            OneChange { place, to: To::Delete, effect }
-        };
-        let list = seen.iter().enumerate().map(delete).collect();
-        Ok((Changes { list, staged: Vec::new() }, Seen::new(&seen)))
+        let delete = |place| OneChange { place, to: To::Delete, effect: Effect::Unknown };
+        let list = (0..keys.len()).map(delete).collect();
+        Ok((Changes { list, staged: Vec::new(), adds: 0 }, Seen::new(&seen)))
     }
 }

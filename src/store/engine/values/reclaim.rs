@@ -1,5 +1,6 @@
 //! Reclaiming long values that nobody refers to: a task of one core deletes their pieces.
 
+use std::collections::HashSet;
 use std::ops::Bound;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -9,10 +10,9 @@ use crate::block::Namespace;
 use crate::error::Result;
 use crate::rt::yield_now;
 use crate::store::btree::Change;
-use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::core_store::{CoreStore, Shared};
 use crate::store::engine::registry::values;
 use crate::store::engine::scan::Scan;
-use crate::store::engine::signal::Signal;
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::Direction;
@@ -21,30 +21,67 @@ use crate::store::overlay::Direction;
 /// store takes writes. What an error leaves has its marker, and is found again.
 pub(in crate::store::engine) async fn reclaim_when_asked<E: Env, N: Namespace>(
     store: Weak<CoreStore<E, N>>,
-    asked: Arc<Signal>,
+    shared: Arc<Shared>,
 ) {
+    let ends = Ends(shared);
     loop {
-        asked.wait().await;
+        ends.0.values.asked.wait().await;
         let Some(store) = store.upgrade() else { return };
+        let wanted = store.shared.values.wanted();
         if let Err(error) = store.reclaim_values().await {
             tracing::debug!(%error, "long values wait to be reclaimed");
         }
+        // Those too who wait for what an error has left.
+        store.shared.values.set_reclaimed(wanted);
+        store.shared.progress.tell();
+    }
+}
+
+/// However the task ends, nobody waits for it then.
+struct Ends(Arc<Shared>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.values.set_reclaimed(u64::MAX);
+        self.0.progress.tell();
     }
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
+    /// Waits until what nobody refers to by now is reclaimed, as far as that can be.
+    ///
+    /// # Errors
+    ///
+    /// The store takes no writes.
+    pub(in crate::store::engine) async fn wait_until_reclaimed(&self) -> Result<()> {
+        let wanted = self.shared.values.wanted();
+        loop {
+            let moment = self.shared.progress.now();
+            if self.shared.values.is_reclaimed(wanted) {
+                return Ok(());
+            }
+            self.shared.check_writable("write to store")?;
+            self.shared.progress.since(moment).await;
+        }
+    }
+
     async fn reclaim_values(self: &Rc<Self>) -> Result<()> {
-        let given_up = self.shared.values.abandoned().clone();
+        let given_up: HashSet<u64> = self.shared.values.abandoned().iter().copied().collect();
+        let mut left = Vec::new();
         let markers = (Bound::Included(vec![MARKER]), Bound::Excluded(vec![PIECE]));
         let mut scan = Scan::new(self, values(), markers, Direction::Forwards);
         while let Some((key, value)) = scan.next_ref().await? {
             if let Some(marker) = Marker::decode(key, value)
                 && (self.is_unreferenced(marker) || given_up.contains(&marker.number))
+                && let Err(error) = self.reclaim(marker).await
             {
-                self.reclaim(marker).await?;
+                // A page that cannot be read keeps its values, and no others.
+                self.shared.check_writable("reclaim values")?;
+                tracing::warn!(%error, "value {} cannot be reclaimed now", marker.number);
+                left.push(marker.number);
             }
         }
-        self.shared.values.abandoned().retain(|number| !given_up.contains(number));
+        self.shared.values.abandoned().retain(|number| !given_up.contains(number) || left.contains(number));
         Ok(())
     }
 

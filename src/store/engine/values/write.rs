@@ -2,15 +2,15 @@
 
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::{Marker, PIECE_BYTES, PIECES_AT_ONCE, Reference, marker_key, piece_key, pieces};
+use super::{Marker, PIECE_BYTES, PIECE_KEY_BYTES, PIECES_AT_ONCE, Reference, marker_key, piece_key, pieces};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::rt::yield_now;
 use crate::store::btree::{Change, ValueReference};
 use crate::store::engine::core_store::{CoreStore, Shared};
 use crate::store::engine::registry::values;
+use crate::store::engine::space::account::Held;
 use crate::store::env::Env;
-use crate::store::options::Durability;
 
 /// A value that is written, and that no key refers to yet. If none does it is reclaimed.
 pub(in crate::store::engine) struct Unreferenced<'s> {
@@ -54,7 +54,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// The keys of a value's pieces, and where each begins and ends in it.
     pub(in crate::store::engine) fn pieces_of(
         reference: &ValueReference,
-    ) -> impl Iterator<Item = ([u8; 13], std::ops::Range<usize>)> + use<E, N> {
+    ) -> impl Iterator<Item = ([u8; PIECE_KEY_BYTES], std::ops::Range<usize>)> + use<E, N> {
         let (number, len) = (reference.value, usize::try_from(reference.len).expect("it is in memory"));
         (0..pieces(reference.len)).map(move |piece| {
             let start = piece as usize * PIECE_BYTES;
@@ -66,18 +66,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// As for [`CoreStore::write`]. What was written is reclaimed.
-    pub(in crate::store::engine) async fn write_value(&self, value: &[u8]) -> Result<Unreferenced<'_>> {
+    /// As for [`CoreStore::write`], but that all of it was admitted before. What was written is
+    /// reclaimed.
+    pub(in crate::store::engine) async fn write_value(
+        &self,
+        value: &[u8],
+        held: &mut Held<'_>,
+    ) -> Result<Unreferenced<'_>> {
         let number = self.shared.values.draw();
         let reference = ValueReference { value: number, len: value.len() as u64, checksum: 0 };
         let mut written = Unreferenced { shared: &self.shared, reference, is_referred_to: false };
         let marker = Marker { number, is_dead: false, pieces: pieces(reference.len) }.value();
-        self.write(values(), &marker_key(number), Change::Put(&marker), Durability::None).await?;
+        self.write_held(values(), &marker_key(number), Change::Put(&marker), held).await?;
         let mut hash = Xxh3Default::new();
         for (piece, (key, range)) in (1..).zip(Self::pieces_of(&reference)) {
             let part = &value[range];
             hash.update(part);
-            self.write(values(), &key, Change::Put(part), Durability::None).await?;
+            self.write_held(values(), &key, Change::Put(part), held).await?;
             if piece % PIECES_AT_ONCE == 0 {
                 yield_now().await;
             }

@@ -37,7 +37,7 @@ proptest! {
     #[test]
     fn a_page_says_what_it_was_sealed_with(
         content in proptest::collection::vec(any::<u8>(), 0..300),
-        kind in 0usize..9,
+        kind in 0usize..10,
         flags in 0u8..16,
         numbers: (u64, u64, u32, u32),
         more in 0usize..100,

@@ -207,6 +207,7 @@ impl Loading {
             }
         }
         (0..segments.geometry.segments).for_each(|segment| segments.look(segment));
+        segments.count_live();
         segments
     }
 }

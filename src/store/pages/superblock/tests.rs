@@ -26,6 +26,8 @@ fn superblock(sequence: u64, parent: u64) -> Superblock {
         table: reference(3 * 4096 + 129, 2),
         used_granules: 5,
         written_ms: 6,
+        lengths: reference(3 * 4096 + 131, 3),
+        lengths_at: 8,
     }
 }
 
@@ -73,6 +75,8 @@ fn what_is_encoded_is_decoded_at_the_documented_offsets() {
     assert_eq!((bytes[104], bytes[112], bytes[144], bytes[200]), (1, 9, 16, 1));
     assert_eq!(bytes[152..160], written.map.expect("there is one").place.bits().to_le_bytes());
     assert_eq!(bytes[176..184], written.table.expect("there is one").place.bits().to_le_bytes());
+    assert_eq!(bytes[224..232], written.lengths.expect("there is one").place.bits().to_le_bytes());
+    assert_eq!((bytes[240], bytes[241], bytes[248]), (0, 10, 8));
     assert_eq!(bytes[8..16], written.encode(0)[8..16], "the number of the copy is not in the checksum");
     let mut places = places([&written; 4]);
     assert_eq!(chosen(&places), (written, [5; 4], 6));

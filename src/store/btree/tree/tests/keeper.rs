@@ -62,33 +62,35 @@ fn the_first_change_of_an_area_is_told_before_it_has_a_number() {
     assert_eq!(drained(&events), []);
 }
 
-/// A number that was drawn long before.
-struct Old(u64);
-
-impl Numbers for Old {
-    fn at_least(&mut self) -> u64 {
-        self.0
-    }
-
-    fn draw(&mut self) -> u64 {
-        self.0
-    }
-
-    fn may_be_older(&self) -> bool {
-        true
-    }
-}
-
 #[test]
 fn a_change_that_may_be_older_than_those_that_were_told_is_told() {
     let (_pages, core, events) = kept(1);
     let root = core.new_tree(5).expect("room");
     let page = root.root.id();
     let dirty = |from| Event::Dirty { tree: 5, parent: page, page, from };
-    core.pin().write(root, b"a", Change::Put(b"1"), &mut Old(70)).expect("room");
-    core.pin().write(root, b"b", Change::Put(b"1"), &mut Old(60)).expect("room");
-    core.pin().update(root, b"c", |_, _| Some(Change::Delete), &mut Old(50)).expect("room");
+    core.pin().write(root, b"a", Change::Put(b"1"), &mut Known(70)).expect("room");
+    core.pin().write(root, b"b", Change::Put(b"1"), &mut Known(60)).expect("room");
+    core.pin().update(root, b"c", |_, _| Some(Change::Delete), &mut Known(50)).expect("room");
     assert_eq!(drained(&events), [dirty(70), dirty(60), dirty(50)]);
+}
+
+/// A flush makes one image of a leaf and its area. If one write follows each flush no area is ever
+/// full, and the leaf is split all the same.
+#[test]
+fn a_leaf_that_is_flushed_after_each_write_is_split() {
+    let (pages, core, events) = kept(1);
+    let root = core.new_tree(5).expect("room");
+    let mut numbers = Looking { next: 70, events: &events, heard: Vec::new() };
+    for number in 0..400_u32 {
+        let key = number.to_be_bytes();
+        core.pin().write(root, &key, Change::Put(&[7; 100]), &mut numbers).expect("room");
+        for page in (1..pages.map().next_page()).filter_map(PageId::new) {
+            let Ok(Capture::Page(captured)) = core.pin().capture(page) else { continue };
+            assert!(captured.image.len() < 6 << 10, "{} bytes", captured.image.len());
+            let place = ColdAddress::new(u64::from(number) * 1000 + page.get(), 100).expect("in range");
+            core.pin().install_flushed(&captured, place);
+        }
+    }
 }
 
 /// Each page that comes or goes is told of, and ids are the keeper's to release.

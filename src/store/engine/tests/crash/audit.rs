@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::btree::{Content, PageView, TreeRoot};
+use crate::store::btree::{Content, KeyView, PageView, TreeRoot};
+use crate::store::engine::registry::values;
 use crate::store::engine::tests::{Model, Store};
 use crate::store::word::{ChildWord, MapView, MapWord, PageId};
 
@@ -41,8 +42,9 @@ async fn view(store: &Store, id: PageId) -> Result<Option<PageView>, String> {
 pub(super) async fn audit(store: &Store, trees: &[(TreeRoot, &Model)]) -> Result<Seen, String> {
     let (mut seen, mut reached) = (Seen::default(), BTreeSet::new());
     for (root, model) in trees {
-        audit_tree(store, *root, model, (&mut seen, &mut reached)).await?;
+        audit_tree(store, *root, Some(model), (&mut seen, &mut reached)).await?;
     }
+    audit_tree(store, values(), None, (&mut seen, &mut reached)).await?;
     mapping(store, &reached).await?;
     Ok(seen)
 }
@@ -50,12 +52,11 @@ pub(super) async fn audit(store: &Store, trees: &[(TreeRoot, &Model)]) -> Result
 async fn audit_tree(
     store: &Store,
     root: TreeRoot,
-    model: &Model,
+    model: Option<&Model>,
     (seen, reached): (&mut Seen, &mut BTreeSet<PageId>),
 ) -> Result<(), String> {
     let mut all = Model::new();
-    let root = Range { child: root.root, level: None, lower: Vec::new(), upper: None };
-    let mut left = vec![root];
+    let mut left = vec![Range { child: root.root, level: None, lower: Vec::new(), upper: None }];
     while let Some(range) = left.pop() {
         let id = range.child.id();
         if !reached.insert(id) {
@@ -94,10 +95,17 @@ async fn audit_tree(
         let lies = |key: &Vec<u8>| *key >= range.lower && upper.as_ref().is_none_or(|upper| key < upper);
         match view.content {
             Content::Leaf(entries) => {
-                for (key, value) in entries {
+                for KeyView { key, value, is_reference } in entries {
                     if !lies(&key) {
                         return wrong(&format!("key {key:?} lies outside of its range"));
                     }
+                    let value = match is_reference {
+                        false => value,
+                        true => {
+                            let long = store.get(root, &key, <[u8]>::to_vec).await;
+                            long.map_err(|error| error.to_string())?.unwrap_or_default()
+                        }
+                    };
                     all.insert(key, value);
                 }
             }
@@ -116,7 +124,9 @@ async fn audit_tree(
             }
         }
     }
-    if all != *model {
+    if let Some(model) = model
+        && all != *model
+    {
         let differ = model.iter().find(|(key, value)| all.get(*key) != Some(value));
         let more = all.keys().find(|key| !model.contains_key(*key));
         return Err(format!("the leaves differ from the history: {differ:?}, or more: {more:?}"));

@@ -52,6 +52,8 @@ pub(super) struct History {
     acknowledged: u64,
     /// Numbers that are to be durable by a time.
     promised: Vec<(u64, Instant)>,
+    /// The store writes by itself, too: pieces of long values.
+    pub(super) has_others: bool,
     /// The store has failed, as it may: this life is over.
     pub(super) is_over: bool,
     /// What a client came upon.
@@ -87,7 +89,7 @@ impl History {
             return Err(format!("numbers below {} were acknowledged, {next} is next", self.acknowledged));
         }
         let given_out = self.next.max(self.last() + 1).max(1);
-        if next > given_out {
+        if next > given_out && !self.has_others {
             return Err(format!("{given_out} was next before the crash, {next} is now"));
         }
         let broken = self.promised.iter().find(|&&(number, by)| number >= next && by < crashed_at);
