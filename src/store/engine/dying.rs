@@ -27,10 +27,20 @@
 //! | `Leaving` | the flusher has its root to free | `Over`: the keeper, when a bundle is durable that frees it |
 //! | `Over` | the durable mapping does not have its root | none: the task deletes the catalog's entry |
 //!
-//! The task deletes the keys as anybody would, some at a time, in records of the log that also have
-//! the markers of long values to which the keys refer. The structure changes of `btree/smo.rs` take
-//! the pages away, and the flusher gives their ids and their places back. A leaf that stays because
-//! memory is short is emptied once more. What an error leaves is tried again every [`AGAIN`].
+//! The task ([`apart`]) deletes the keys as anybody would, some at a time, in records of the log that
+//! also have the markers of long values to which the keys refer. The structure changes of
+//! `btree/smo.rs` take the pages away, and the flusher gives their ids and their places back. A leaf
+//! that stays because memory is short, or because the overlay of records hides what it has, is
+//! emptied once more. What is left then, or by an error, is tried again every
+//! [`AGAIN`](super::drain::AGAIN), and when the log is drained.
+//!
+//! # Room
+//!
+//! Clearing takes the room of an entry and of an empty root. For that some room is kept beyond what
+//! any other write is admitted to ([`Kind::Clears`]), so it works on a full store. What a dying tree
+//! takes counts as used until it is gone. A write for which there is no room waits for that: each
+//! time the task has deleted some keys ([`ASKED_KEYS`](apart::ASKED_KEYS)) the account is made exact,
+//! and the write tries again. It is refused only if nothing is taken apart any more.
 //!
 //! # Who still has the old root
 //!
@@ -39,9 +49,17 @@
 //! - A **writer** asks [`CoreStore::check_tree`] when it has room in the log, behind its last
 //!   await. It is refused, and looks the tree up again. A writer on another core that asks just
 //!   before the tree is cleared writes beside the clearing, which is then the later of the two.
-//! - A **reader** or a scan finds keys that were there, or no more keys. So the page of the root
-//!   has to be that root for as long as the store is open: this is why there are the stages `Young`
-//!   and `Kept`. It costs an id, and an empty leaf, for each clearing until the next opening.
+//! - A **transaction** asks before it reads and after it has read, as the task may be at work on
+//!   another core. So what it makes of the tree is made of all of it, before it was cleared.
+//! - A **reader** finds what was there, or nothing. Whoever keeps a root between operations asks
+//!   [`CoreStore::has_lost_name`] first.
+//! - A **scan** goes on in the old content: it shows keys that were there when the tree was cleared,
+//!   in their order, with the values that they had, and ends when what is ahead of it is taken
+//!   apart. It shows nothing that was written after the clearing.
+//!
+//! So the page of the root has to be that root for as long as the store is open: this is why there
+//! are the stages `Young` and `Kept`. It costs an id, and an empty leaf, for each clearing until the
+//! next opening.
 //!
 //! # The end of a root
 //!
@@ -58,35 +76,23 @@
 //! the epoch of the entry, that is the root, and its tree is `Old`: it is taken apart again, which
 //! finds nothing. Otherwise the tree is `Over`. Nothing but the mapping is read for this.
 
-use std::ops::Bound;
-use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+mod apart;
+mod lost;
 
+pub(super) use self::apart::take_apart_when_asked;
+pub(super) use self::lost::Dying;
 use super::core_store::CoreStore;
-use super::drain::AGAIN;
-use super::operations::{Logged, operation, overlaid};
-use super::registry::{NamedTree, Trees, catalog, dying_key};
-use super::scan::Scan;
-use super::signal::Signal;
+use super::operations::operation;
+use super::registry::{NamedTree, catalog, dying_key};
+use super::space::account::{Kind, added_bytes};
 use super::transaction::Key;
+use super::trees::ROOT_BYTES;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::rt::yield_now;
-use crate::store::btree::{Change, Refusal, Target, TreeRoot};
-use crate::store::cache::Room;
+use crate::store::btree::{Change, Refusal, TreeRoot};
 use crate::store::env::Env;
 use crate::store::options::Durability;
-use crate::store::overlay::Direction;
-use crate::store::pace::either;
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
-use crate::store::word::ChildWord;
-
-/// So many keys are deleted by one record, and before others run: some µs each, and more where a
-/// page goes.
-const KEYS_AT_ONCE: usize = 16;
-/// How often what is left of a tree is gone over at a time.
-const ROUNDS: usize = 4;
 
 /// How far a dying tree has come. See the head of the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,44 +106,6 @@ pub(super) enum Stage {
     },
     Leaving,
     Over,
-}
-
-/// What the cores of a store tell each other of trees without names.
-#[derive(Debug, Default)]
-pub(super) struct Dying {
-    lost: LostTrees,
-    /// There is something to take apart.
-    pub(super) asked: Arc<Signal>,
-}
-
-/// The numbers of the trees that have lost their names since the store was opened: a bit each, in
-/// pieces of which each is twice as long as the one before. No piece moves, so readers take no
-/// lock.
-#[derive(Debug, Default)]
-struct LostTrees {
-    pieces: [OnceLock<Box<[AtomicU64]>>; 27],
-}
-
-impl LostTrees {
-    /// The piece of a number, the word in it, and the bit in that.
-    fn place(number: u32) -> (usize, usize, u64) {
-        let word = u64::from(number) / 64 + 1;
-        let piece = word.ilog2();
-        let in_piece = usize::try_from(word - (1 << piece)).expect("there are less than 2^26 words");
-        (piece as usize, in_piece, 1 << (number % 64))
-    }
-
-    fn insert(&self, number: u32) {
-        let (piece, word, bit) = Self::place(number);
-        let words =
-            self.pieces[piece].get_or_init(|| (0..1_u64 << piece).map(|_| AtomicU64::new(0)).collect());
-        words[word].fetch_or(bit, Ordering::Release);
-    }
-
-    fn contains(&self, number: u32) -> bool {
-        let (piece, word, bit) = Self::place(number);
-        self.pieces[piece].get().is_some_and(|words| words[word].load(Ordering::Acquire) & bit != 0)
-    }
 }
 
 /// What became of an attempt to take a name from a tree.
@@ -205,10 +173,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(self.part_with(name, false, durability).await?.map(|(_, number)| number))
     }
 
+    /// Whether the tree was cleared or removed since the store was opened: whoever has its root is
+    /// to look its name up again.
+    pub(in crate::store) fn has_lost_name(&self, tree: TreeRoot) -> bool {
+        self.shared.dying.lost.contains(tree.tree)
+    }
+
     /// Refuses a write to a tree that has lost its name. Between this and the number of the write
     /// nothing may await.
     pub(super) fn check_tree(&self, tree: TreeRoot) -> Result<()> {
-        if self.shared.dying.lost.contains(tree.tree) {
+        if self.has_lost_name(tree) {
             let why = "the tree was cleared or removed meanwhile: it is to be looked up again";
             let error = Error::new(ErrorKind::NotFound, "write to store").because(why);
             return Err(error.outcome_is(Outcome::NotStarted));
@@ -222,6 +196,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         keeps_name: bool,
         durability: Durability,
     ) -> Result<Option<(Option<NamedTree>, u64)>> {
+        let mut asked = 0;
         loop {
             let Some(old) = self.find_tree(name) else { return Ok(None) };
             let (name_key, dying_key) = (NamedTree::key(name), dying_key(old.root.tree));
@@ -231,6 +206,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let entry = longest.encode();
             let puts = keys.map(|key| (key, Change::Put(&entry), Effect::Unknown));
             let most = record_bytes(&part_operations(Some(&longest), &puts));
+            let adds = added_bytes(&dying_key, Change::Put(&entry)) + ROOT_BYTES;
+            let Some(held) = self.shared.space.hold(adds, Kind::Clears) else {
+                self.ask_for_room(&mut asked).await?;
+                continue;
+            };
             self.wait_for_log().await?;
             self.prepare(&keys).await?;
             let mut room = self.log_room(most).await?;
@@ -243,8 +223,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             drop(room);
             match parted {
                 Parting::Done(new, number) => {
+                    held.wrote_all();
                     self.log.commit(number, durability);
-                    self.shared.dying.asked.set();
+                    self.shared.dying.ask();
                     return Ok(Some((new, number)));
                 }
                 Parting::Changed => {}
@@ -264,10 +245,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if trees.find(&old.name) != Some(old) {
             return Ok(Parting::Changed);
         }
-        for (tree, key) in keys {
-            if let Err(miss) = self.core.pin().get(tree, key).map(drop) {
-                return Ok(Parting::Refused(miss.into()));
-            }
+        if let Err(refusal) = self.is_ready(&keys) {
+            return Ok(Parting::Refused(refusal));
         }
         let new = if keeps_name {
             match self.core.new_tree(trees.next_number()) {
@@ -284,6 +263,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let [name_key, dying_key] = keys;
         let changes = [(name_key, to_name, effect), (dying_key, Change::Put(&old_root), Effect::More)];
+        self.spare_leaves(&keys);
         let number = room.draw_one();
         if let Some(new) = &new {
             self.dirty_root(new.root, number);
@@ -291,6 +271,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let done = changes
             .iter()
             .try_for_each(|((tree, key), change, _)| self.apply_one(*tree, key, *change, number));
+        self.spared.borrow_mut().clear();
         if let Err(error) = &done {
             // As for a transaction that runs out of memory: whoever opens the store again finds all
             // of it.
@@ -305,192 +286,5 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.shared.dying.lost.insert(old.root.tree);
         trees.part(old.root.tree, new.clone());
         Ok(Parting::Done(new, number))
-    }
-
-    /// Which of the dying trees that an opening has found are still there.
-    ///
-    /// # Errors
-    ///
-    /// As for loading a frame of the mapping.
-    pub(super) async fn open_dying(&self, trees: &mut Trees) -> Result<()> {
-        for (tree, _) in trees.dying() {
-            let is_there = loop {
-                let found = self.core.pin().has_root(tree);
-                match found {
-                    Ok(is_there) => break is_there,
-                    Err(miss) => self.load(miss).await?,
-                }
-            };
-            if !is_there {
-                trees.set_stage(tree.tree, Stage::Over);
-            }
-        }
-        self.shared.dying.asked.set();
-        Ok(())
-    }
-
-    /// Whether nothing is left that the task could do.
-    async fn take_trees_apart(self: &Rc<Self>) -> bool {
-        let dying = self.shared.trees().dying();
-        let mut is_done = true;
-        for (tree, stage) in dying {
-            if self.shared.is_over() {
-                return true;
-            }
-            if let Err(error) = self.take_on(tree, stage).await {
-                tracing::debug!(%error, "tree {} waits to be taken apart", tree.tree);
-                is_done = false;
-            }
-        }
-        is_done
-    }
-
-    /// Brings a dying tree to its next stage, if that is the task's to do.
-    async fn take_on(self: &Rc<Self>, tree: TreeRoot, stage: Stage) -> Result<()> {
-        let next = match stage {
-            Stage::Kept | Stage::Empty { .. } | Stage::Leaving => return Ok(()),
-            Stage::Over => return self.forget(tree.tree).await,
-            Stage::Young | Stage::Old if !self.empty(tree).await? => return Ok(()),
-            Stage::Young => Stage::Kept,
-            Stage::Old => {
-                // What it still has are deletions of what is not there.
-                self.shared.overlay.retire(overlaid(tree));
-                Stage::Empty { from: self.log.log().next_number() }
-            }
-        };
-        self.shared.trees().set_stage(tree.tree, next);
-        Ok(())
-    }
-
-    /// Deletes what a tree has; whether it is one empty leaf now.
-    async fn empty(self: &Rc<Self>, tree: TreeRoot) -> Result<bool> {
-        for _ in 0..ROUNDS {
-            let mut scan = Scan::new(self, tree, (Bound::Unbounded, Bound::Unbounded), Direction::Forwards);
-            let mut keys: Vec<Vec<u8>> = Vec::with_capacity(KEYS_AT_ONCE);
-            loop {
-                keys.clear();
-                while keys.len() < KEYS_AT_ONCE
-                    && let Some(key) = scan.next_key().await?
-                {
-                    keys.push(key.to_vec());
-                }
-                if keys.is_empty() {
-                    break;
-                }
-                self.delete_remains(tree, &keys).await?;
-                yield_now().await;
-            }
-            if self.is_leaf(tree).await? {
-                return Ok(true);
-            }
-            self.touch_leaves(tree).await?;
-        }
-        Ok(false)
-    }
-
-    async fn is_leaf(&self, tree: TreeRoot) -> Result<bool> {
-        loop {
-            let children = self.core.pin().children(tree.root.id());
-            match children {
-                Ok(children) => return Ok(children.is_none()),
-                Err(miss) => self.load(miss).await?,
-            }
-        }
-    }
-
-    /// Deletes nothing in each leaf, which takes those away that are empty and had to stay.
-    async fn touch_leaves(&self, tree: TreeRoot) -> Result<()> {
-        let mut lower = Some(Vec::new());
-        while let Some(key) = lower {
-            lower = loop {
-                let read = self.core.pin().scan_leaf(tree, &Target::At(key.clone()), |_, _| ());
-                match read {
-                    Ok(next) => break next,
-                    Err(refusal) => self.overcome(refusal).await?,
-                }
-            };
-            self.delete_remains(tree, &[key]).await?;
-            yield_now().await;
-        }
-        Ok(())
-    }
-
-    /// The last of a tree: its entry in the catalog.
-    async fn forget(&self, tree: u32) -> Result<()> {
-        let key = dying_key(tree);
-        let operations =
-            [Operation::RemoveTree { tree }, operation(catalog(), &key, Change::Delete, Effect::Less)];
-        loop {
-            self.wait_for_log().await?;
-            self.bring_over(catalog(), &key).await?;
-            let mut room = self.log_room(record_bytes(&operations)).await?;
-            let written = {
-                let pin = self.core.pin_with(Room::Reserve);
-                pin.write(catalog(), &key, Change::Delete, &mut Logged { room: &mut room })
-            };
-            match written {
-                Ok(number) => {
-                    self.lengths.add(catalog(), number, Effect::Less);
-                    append(&mut room, &operations);
-                    drop(room);
-                    self.shared.trees().forget(tree);
-                    self.log.commit(number, Durability::None);
-                    return Ok(());
-                }
-                Err(refusal) => {
-                    drop(room);
-                    self.overcome(refusal).await?;
-                }
-            }
-        }
-    }
-
-    /// The flusher is to free the roots of dying trees of which the log has nothing any more.
-    pub(super) fn let_roots_go(&self) {
-        let start = self.shared.state().superblock.log.first_write;
-        let mut trees = self.shared.trees();
-        for (tree, stage) in trees.dying() {
-            if matches!(stage, Stage::Empty { from } if from <= start)
-                && self.shared.flusher().let_root_go(tree.root)
-            {
-                trees.set_stage(tree.tree, Stage::Leaving);
-            }
-        }
-    }
-
-    /// A bundle is durable that frees these pages. Some may be the roots of dying trees.
-    pub(super) fn roots_went(&self, freed: &[ChildWord]) {
-        let mut trees = self.shared.trees();
-        let is_freed = |root: ChildWord| freed.iter().any(|freed| freed.id() == root.id());
-        let mut any = false;
-        for (tree, _) in trees.dying().into_iter().filter(|(_, stage)| *stage == Stage::Leaving) {
-            if is_freed(tree.root) {
-                trees.set_stage(tree.tree, Stage::Over);
-                any = true;
-            }
-        }
-        if any {
-            self.shared.dying.asked.set();
-        }
-    }
-}
-
-/// Takes dying trees apart whenever it is asked to, as long as the core is there and the store
-/// takes writes.
-pub(super) async fn take_apart_when_asked<E: Env, N: Namespace>(
-    store: Weak<CoreStore<E, N>>,
-    asked: Arc<Signal>,
-) {
-    loop {
-        asked.wait().await;
-        loop {
-            let Some(store) = store.upgrade() else { return };
-            let (is_done, env) = (store.take_trees_apart().await, store.env.clone());
-            drop(store);
-            if is_done {
-                break;
-            }
-            either(asked.wait(), env.sleep(AGAIN)).await;
-        }
     }
 }

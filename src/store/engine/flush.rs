@@ -85,6 +85,7 @@ pub(in crate::store) use pages::{Capture, Captured, Live, Look, Pages};
 
 use self::dirty::{Dirt, DirtyPages, Place};
 use self::structure::Structure;
+use crate::store::btree::TreeRoot;
 use crate::store::events::Event;
 use crate::store::word::{ChildWord, Epoch, PageId};
 
@@ -298,17 +299,18 @@ impl Flusher {
         }
     }
 
-    /// The root of a tree that nobody will reach any more is to be free with the next bundle. False,
-    /// and nothing happens, if something is to be written or freed that depends on it.
-    pub(in crate::store) fn let_root_go(&mut self, root: ChildWord) -> bool {
-        let id = root.id();
-        let is_busy = self.dirty.get(id).is_some() || self.under_way.contains_key(&id);
-        if is_busy || self.structure.depends_on(id) {
-            return false;
+    /// The roots of trees that nobody will reach any more are to be free with the next bundles, but
+    /// for those on which something depends that is to be written or freed. Whose roots go.
+    pub(in crate::store) fn let_roots_go(&mut self, trees: &[TreeRoot]) -> Vec<TreeRoot> {
+        let needed = self.structure.needed();
+        let is_busy = |id: PageId| self.dirty.get(id).is_some() || self.under_way.contains_key(&id);
+        let can_go = |tree: &TreeRoot| !is_busy(tree.root.id()) && !needed.contains(&tree.root.id());
+        let going: Vec<_> = trees.iter().copied().filter(can_go).collect();
+        for TreeRoot { root, .. } in &going {
+            // As of a page that is removed and then free: two more than anybody knows.
+            self.leaving.insert(root.id(), ChildWord::new(root.id(), root.epoch().next().next()));
         }
-        // As of a page that is removed and then free: two more than anybody knows.
-        self.leaving.insert(id, ChildWord::new(id, root.epoch().next().next()));
-        true
+        going
     }
 
     /// How many pages the evicter waits for.

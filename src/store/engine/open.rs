@@ -426,8 +426,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.env.spawn("store drain", Rc::clone(self).drain(duty("store drain")));
         let reclaims = reclaim_when_asked(Rc::downgrade(self), Arc::clone(&self.shared));
         self.env.spawn("store values", reclaims);
-        let asked = Arc::clone(&self.shared.dying.asked);
-        self.env.spawn("store dying trees", take_apart_when_asked(Rc::downgrade(self), asked));
+        let takes_apart = take_apart_when_asked(Rc::downgrade(self), Arc::clone(&self.shared));
+        self.env.spawn("store dying trees", takes_apart);
     }
 
     /// Makes the new epoch durable, before anything else is written.

@@ -122,6 +122,14 @@ impl Trees {
         self.dying.iter().map(|(&tree, &(root, stage))| (TreeRoot { tree, root }, stage)).collect()
     }
 
+    /// Whether the tree has a name, or is the store's own, or is being taken apart.
+    pub(super) fn has_content(&self, number: u32) -> bool {
+        match self.dying.get(&number) {
+            Some((_, stage)) => matches!(stage, Stage::Young | Stage::Kept | Stage::Old),
+            None => self.root_of(number).is_some(),
+        }
+    }
+
     pub(super) fn set_stage(&mut self, dying: u32, stage: Stage) {
         if let Some(dying) = self.dying.get_mut(&dying) {
             dying.1 = stage;
@@ -190,6 +198,11 @@ impl Trees {
         };
         let named = || self.by_number.get(&number).map(|tree| tree.root);
         unnamed.or_else(named).or_else(|| self.dying.get(&number).and_then(dying))
+    }
+
+    /// The root that a tree has now, if its keys are counted: it is not dying.
+    pub(super) fn counted_root_of(&self, number: u32) -> Option<TreeRoot> {
+        self.root_of(number).filter(|_| !self.dying.contains_key(&number))
     }
 
     /// Does what the log says, whether it was done before or not.

@@ -324,7 +324,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 self.overcome(refusal).await?;
                 continue;
             }
-            let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
+            let attempt = self.attempt(keys, (reads, &long), &mut run)?;
+            // Once more: a tree that was cleared on another core is taken apart there.
+            self.check_trees(keys)?;
+            let (result, changes) = match attempt {
                 Attempt::Ran(result, changes) => (result, changes),
                 Attempt::Outdated => continue,
                 Attempt::Missed(miss) => {
@@ -421,7 +424,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Whether the leaves are in memory that writes to these keys go to. Some may have been evicted
     /// while others were waited for.
-    fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
+    pub(super) fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
         let pin = self.core.pin_with(Room::Reserve);
         keys.iter().try_for_each(|(tree, key)| pin.leaf_for(*tree, key).map(drop))
     }
@@ -434,14 +437,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         account.used_bytes() + wanted <= ordinary
     }
 
+    /// What makes room for one change is not to evict the leaf of another.
+    pub(super) fn spare_leaves(&self, keys: &[Key<'_>]) {
+        let pin = self.core.pin();
+        let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
+        *self.spared.borrow_mut() = leaves.collect();
+    }
+
     /// Makes the changes under one number, and writes their record.
     fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> Result<u64> {
-        {
-            // What makes room for one change is not to evict the leaf of another.
-            let pin = self.core.pin();
-            let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
-            *self.spared.borrow_mut() = leaves.collect();
-        }
+        self.spare_leaves(keys);
         let number = room.draw_one();
         let mut done = Ok(());
         // Deletes last: what they leave empty is removed, and its range is that of a leaf that may

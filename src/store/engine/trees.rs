@@ -55,7 +55,7 @@ use crate::store::wal::{Effect, Operation};
 use crate::store::word::ChildWord;
 
 /// What the empty root of a new tree takes at most, with its header.
-const ROOT_BYTES: u64 = 256;
+pub(super) const ROOT_BYTES: u64 = 256;
 
 /// The roots that the log has made and that are still those of their trees, each with the number of
 /// the write that made it.
@@ -111,7 +111,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         }
         self.open_dying(&mut trees).await?;
-        self.shared.lengths.replayed(records.counted(), |tree| trees.root_of(tree));
+        self.shared.lengths.replayed(records.counted(), |tree| trees.counted_root_of(tree));
         self.shared.overlay.set(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
         *self.overlay.borrow_mut() = self.shared.overlay.access();
         *self.shared.trees() = trees;

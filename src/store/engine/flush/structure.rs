@@ -181,11 +181,12 @@ impl Structure {
         changed
     }
 
-    /// Whether a page in flux may be a child of `page`, or it may be the heir of one that is gone.
-    pub(super) fn depends_on(&self, page: PageId) -> bool {
-        self.flux.contains_key(&page)
-            || self.flux.values().any(|flux| flux.parents.contains(&page))
-            || self.gone.values().any(|gone| gone.heirs.contains(&page))
+    /// Pages in flux, those that may be their parents, and those that may be heirs of pages that are
+    /// gone.
+    pub(super) fn needed(&self) -> BTreeSet<PageId> {
+        let parents = self.flux.values().flat_map(|flux| &flux.parents);
+        let heirs = self.gone.values().flat_map(|gone| &gone.heirs);
+        self.flux.keys().chain(parents).chain(heirs).copied().collect()
     }
 
     /// The parent of `page` in memory, and the epoch that it states.
