@@ -53,7 +53,7 @@ impl Dying {
         before / TOLD_KEYS != (before + keys as u64) / TOLD_KEYS
     }
 
-    pub(super) fn deleted(&self) -> u64 {
+    pub(in crate::store::engine) fn deleted(&self) -> u64 {
         self.deleted.load(Ordering::Acquire)
     }
 }

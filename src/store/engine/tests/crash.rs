@@ -168,6 +168,11 @@ impl Machine {
                     return Err(differs(name, found, expected.map(|value| (&key[..], &value[..]))));
                 }
             }
+            let (len, expected) = (store.len(root.tree), content.tree(tree).len() as u64);
+            // Of trees without names, which the catalog has too, the history knows nothing.
+            if tree != 0 && len != expected {
+                return Err(format!("tree {name:?} is said to have {len} keys, and has {expected}"));
+            }
             let is_forwards = random.random();
             let direction = if is_forwards { Direction::Forwards } else { Direction::Backwards };
             let all = (Bound::Unbounded, Bound::Unbounded);
