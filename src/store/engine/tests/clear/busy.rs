@@ -98,7 +98,9 @@ async fn keep_alike(store: &Store, stamp: &Cell<u32>, seed: u64) -> (u32, u32) {
     for _ in 0..60 {
         let other = tree(store, "other").await;
         let root = tree(store, "fruit").await;
-        rest(random.random_range(0..12)).await;
+        for _ in 0..random.random_range(0..12) {
+            rt::yield_now().await;
+        }
         let mut keys: Vec<Key<'_>> = names.iter().map(|key| (root, &key[..])).collect();
         keys.push((other, b"count"));
         stamp.set(stamp.get() + 1);
