@@ -106,6 +106,6 @@ pub use write::Commit;
 #[cfg(fuzzing)]
 pub mod fuzzing {
     pub use super::btree::fuzzing::{build_inner, build_leaf, inner, leaf};
-    pub use super::pages::fuzzing::{bundle, map, page, superblocks};
+    pub use super::pages::fuzzing::{bundle, map, page, superblocks, tree_lengths};
     pub use super::wal::fuzzing::{batch, log, record};
 }

@@ -14,6 +14,8 @@ mod nodes;
 mod smo;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;
+#[cfg(not(any(loom, shuttle)))]
+mod undone;
 
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]

@@ -11,6 +11,7 @@
 //! | [`keeper`] | the task that writes pages, takes checkpoints and makes room on the namespace |
 //! | `write_back` | one bundle of pages, or a group of them: from memory to their places |
 //! | `evict` | makes room in memory |
+//! | `stall` | why something always moves, and what happens if it does not |
 //! | `clean` | moves what lives out of segments with much garbage |
 //! | `space` | a full store: which writes are admitted |
 //! | `grow` | a namespace that grows |
@@ -153,6 +154,8 @@ mod scan;
 mod signal;
 #[cfg(not(any(loom, shuttle)))]
 mod space;
+#[cfg(not(any(loom, shuttle)))]
+mod stall;
 #[cfg(not(any(loom, shuttle)))]
 mod state;
 #[cfg(not(any(loom, shuttle)))]

@@ -29,6 +29,7 @@ use super::homes::Homes;
 use super::map::{Entry, Filling, Lookup, Map};
 use super::miss::Miss;
 use super::node::{NewNode, NodeMemory, NodeRef, Shape};
+use super::undone::Undone;
 use crate::store::atomic::Ordering;
 use crate::store::cache::{Room, hand};
 use crate::store::events::Sink;
@@ -63,6 +64,7 @@ pub(in crate::store) struct Nodes<M: NodeMemory> {
     homes: Homes,
     memories: Box<dyn CoreMemories<OfCore = M>>,
     collector: Arc<Collector<NodeAddress>>,
+    undone: Undone,
 }
 
 impl<M: NodeMemory> Nodes<M> {
@@ -86,6 +88,7 @@ impl<M: NodeMemory> Nodes<M> {
             homes: Homes::default(),
             memories: Box::new(memories),
             collector: Collector::new(cores),
+            undone: Undone::default(),
         })
     }
 
@@ -221,6 +224,11 @@ impl<M: NodeMemory> Pin<'_, M> {
     /// Where the core's events go.
     pub(super) fn events(&self) -> &Sink {
         &self.core.events
+    }
+
+    /// Changes of shape that visitors could not finish.
+    pub(super) fn undone(&self) -> &Undone {
+        &self.core.nodes.undone
     }
 
     fn entry(&self, id: PageId) -> Result<&Entry, Miss> {

@@ -24,7 +24,7 @@
 //! | a reader, a scan | the miss |
 //! | a writer, before its number was drawn | the miss |
 //! | a visitor that finishes what others began | the miss; private pages that it made are given back |
-//! | a visitor that is to remove a leaf, after the write that emptied it | nothing: the write is done, and the leaf stays, empty, until another delete comes by |
+//! | a visitor that is to remove a leaf, after the write that emptied it | nothing: the write is done. The leaf stays, empty, until another delete comes by; or if it is marked as removed already, until a visitor or the keeper does the rest ([`undone`](super::undone)) |
 //!
 //! # The keeper
 //!
@@ -277,14 +277,14 @@ impl<M: NodeMemory> Pin<'_, M> {
 
     /// Goes down step by step and finishes what it meets, with this care. An error if a page on the
     /// way is not in memory, or if there is no room for what is to be done; what was made for that
-    /// is given back.
+    /// is given back, and what was begun is the keeper's to finish ([`undone`](super::undone)).
     fn visit<'g>(
         &'g self,
         pinned: &Pinned<'g, M>,
         target: Target<Separator<'g>>,
         care: Care,
     ) -> Result<Visitor<Separator<'g>, Loaded<'g>>, Refusal> {
-        let mut visitor = Visitor::new(pinned, target, care);
+        let mut visitor = Visitor::new(pinned, target.clone(), care);
         while visitor.step(pinned) != Step::Arrived {
             let stop = match pinned.miss() {
                 Some(miss) => Some(Refusal::Miss(miss)),
@@ -292,6 +292,9 @@ impl<M: NodeMemory> Pin<'_, M> {
             };
             if let Some(refusal) = stop {
                 visitor.give_up(pinned);
+                if let Some(marked) = pinned.marked() {
+                    self.leave_undone(pinned.root_of(), &target, marked);
+                }
                 return Err(refusal);
             }
         }

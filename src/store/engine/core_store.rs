@@ -14,7 +14,7 @@ use super::lengths::{Lengths, LengthsOfCore};
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::registry::{LateOverlay, Trees};
 use super::signal::{Progress, Signal};
-use super::space::account::Space;
+use super::space::account::{Space, reserve};
 use super::state::PageState;
 use super::values::numbers::LongValues;
 use crate::block::Namespace;
@@ -30,8 +30,10 @@ use crate::store::pages::{Geometry, Owner, SegmentName};
 use crate::store::state::Failure;
 use crate::store::word::PageId;
 
-/// No more than this share of a store has to be durable together.
+/// No more than this share of a store has to be durable together,
 const GROWTH_SHARE: u64 = 16;
+/// and no more than this share of what no write is admitted to fill.
+const GROWTH_RESERVE_SHARE: u32 = 2;
 
 /// One core's part of the pages in memory.
 pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
@@ -67,6 +69,9 @@ pub(super) struct Shared {
     pub(super) growth: Arc<Growth>,
     /// Writes may be refused: the store was asked to close, or has failed.
     may_refuse: AtomicBool,
+    /// Somebody waits, and nothing moves.
+    stands_still: AtomicBool,
+    is_memory_waited_for: AtomicBool,
     pub(super) space: Space,
     events: Mutex<Vec<Arc<Events>>>,
     /// Ask the cores for memory that they do not use.
@@ -101,9 +106,12 @@ impl Shared {
     ) -> Self {
         let (owner, most, log_start) = {
             let state = lock(&state);
-            // A group takes its segments all at once: it is to be little beside the store.
-            let most = state.streams.growth_bytes().min(state.owner.geometry.size_bytes() / GROWTH_SHARE);
-            (state.owner, most, state.superblock.log.first_write)
+            // A group takes its segments all at once: it is to be little beside the store, and is
+            // to find them when the store is full.
+            let geometry = state.owner.geometry;
+            let kept = u64::from(reserve(geometry) / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
+            let most = state.streams.growth_bytes().min(geometry.size_bytes() / GROWTH_SHARE);
+            (state.owner, most.min(kept / 8 * 7), state.superblock.log.first_write)
         };
         Self {
             name,
@@ -129,6 +137,8 @@ impl Shared {
             log_limit,
             growth: Arc::new(Growth::new(most, IMAGE_BYTES as u64)),
             may_refuse: AtomicBool::new(false),
+            stands_still: AtomicBool::new(false),
+            is_memory_waited_for: AtomicBool::new(false),
             space: Space::default(),
             events: Mutex::default(),
             collectors: Mutex::default(),
@@ -200,6 +210,24 @@ impl Shared {
             let asked = asked.upgrade();
             asked.inspect(|asked| asked.set()).is_some()
         });
+    }
+
+    /// Somebody waits for memory, and says so again when that took a while.
+    pub(super) fn wait_for_memory_begins(&self) {
+        self.is_memory_waited_for.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody did since the call before.
+    pub(super) fn take_memory_waited_for(&self) -> bool {
+        self.is_memory_waited_for.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn stands_still(&self) -> bool {
+        self.stands_still.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_standing_still(&self, stands_still: bool) {
+        self.stands_still.store(stands_still, Ordering::Relaxed);
     }
 
     /// An I/O that writes depend on failed: no page is written any more.

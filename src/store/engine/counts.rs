@@ -21,10 +21,12 @@ pub(super) enum Count {
     Trims,
     /// Bundles of pages that cleaning moved.
     Moves,
+    /// Changes of shape that the keeper has finished for others.
+    Finished,
 }
 
 #[cfg(test)]
-pub(super) const COUNTS: usize = Count::Moves as usize + 1;
+pub(super) const COUNTS: usize = Count::Finished as usize + 1;
 
 #[cfg(test)]
 thread_local! {

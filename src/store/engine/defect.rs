@@ -11,7 +11,8 @@ use crate::store::wal::WalDefect;
 pub(super) enum EngineDefect {
     /// A bundle is named in the log before it is flushed.
     NamedBeforeFlushed,
-    /// A bundle is installed before the batch that names it is durable.
+    /// A bundle is installed before the batch that names it is durable, and a checkpoint that has
+    /// it does not wait for the log.
     InstalledBeforeDurable,
     /// The log starts behind all that was written, durable or not.
     LogStartsLate,
@@ -23,6 +24,8 @@ pub(super) enum EngineDefect {
     EffectsCountedTwice,
     /// A checkpoint counts keys as of the one before, and the log starts where it likes.
     LogStartPassesCut,
+    /// The keeper leaves changes of shape as it finds them, half done.
+    ChangesNotFinished,
 }
 
 /// What is broken, of which part.

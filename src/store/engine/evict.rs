@@ -52,7 +52,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// # Errors
     ///
-    /// The store has failed, or is so full that nothing can be written.
+    /// The store has failed, or nothing can be written ([`CoreStore::check_moves`]).
     pub(super) async fn wait_for_memory(&self) -> Result<()> {
         count(Count::MemoryWaits);
         let moment = self.shared.progress.now();
@@ -62,9 +62,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         self.shared.want(dirty);
         self.shared.check_failed("wait for memory", Outcome::NotStarted)?;
-        if self.shared.space.is_stuck() {
-            return Err(self.no_room("wait for memory"));
-        }
+        self.check_moves("wait for memory")?;
+        self.shared.wait_for_memory_begins();
         self.shared.ask_for_memory();
         self.shared.keeper.set();
         either(self.shared.progress.since(moment), self.env.sleep(LOOK_AGAIN)).await;

@@ -291,6 +291,30 @@ impl Flusher {
         oldest.filter(|from| *from != NO_NUMBER)
     }
 
+    /// Whether the page above this one, which is marked as removed or moved, still has it in
+    /// memory. As far as events are drained: if not all are it may be said too often.
+    pub(in crate::store) fn is_unposted(
+        &mut self,
+        page: PageId,
+        pages: &impl Pages,
+        take: &mut impl FnMut(&mut Vec<Event>),
+    ) -> bool {
+        let is_drained = self.drain(pages, take);
+        let is_gone = matches!(pages.look(page), Look::Gone(_));
+        let is_posted = self.structure.gone.get(&page).is_some_and(|gone| {
+            // An heir that is not in memory may have it.
+            let is_known = |heir| !matches!(pages.look(heir), Look::Cold(_)) || gone.let_go.contains(&heir);
+            gone.heirs.iter().all(|heir| is_known(*heir)) && !self.structure.is_stated(page, pages)
+        });
+        is_gone && !(is_drained && is_posted)
+    }
+
+    /// The page is the root of a tree, and may never have been durable. (Of others the events of
+    /// their first writes say that.)
+    pub(in crate::store) fn know_root(&mut self, page: PageId) {
+        self.structure.add_root(page);
+    }
+
     /// The evicter found the page dirty: it goes to the front. A page that it asks for is written
     /// even if the log keeps nothing for it.
     pub(in crate::store) fn want(&mut self, page: PageId) {

@@ -1,9 +1,10 @@
 //! The keeper: the task that writes pages, takes checkpoints, and makes room on the namespace.
 //!
 //! One core of a store has it. It wakes up by a signal, or after [`BEAT`], and then does what is
-//! due, in this order: room that writes asked for, what else was asked for, pages for which
-//! somebody waits for memory, pages that hold back the log, cleaning that these owe, a checkpoint
-//! when the log is half full. How a bundle is written is in [`write_back`](super::write_back).
+//! due, in this order: room that writes asked for, what else was asked for, changes of shape that
+//! others left half done, pages for which somebody waits for memory, pages that hold back the log,
+//! cleaning that these owe, a checkpoint when the log is half full. How a bundle is written is in
+//! [`write_back`](super::write_back), and why it always comes to that in [`stall`](super::stall).
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::core_store::{CoreStore, Duty};
 use super::defect::{Defects, EngineDefect};
 use super::drain::AGAIN;
 use super::flush::{Load, Pace, Reason};
+use super::stall::Watch;
 use super::state::PageState;
 use super::write_back::{Flushed, PAGE_BYTES};
 use crate::block::Namespace;
@@ -47,7 +49,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     async fn keep_on(&self) -> Result<()> {
-        let mut pace = Pace::default();
+        let (mut pace, mut watch) = (Pace::default(), Watch::default());
         // No checkpoint before this, unless it is asked for: a read for the last one failed.
         let mut not_before = self.env.now();
         // How long the log was after the last checkpoint, or when what is left in the overlay was
@@ -71,6 +73,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 continue;
             }
+            self.finish_changes().await;
             self.look_at_growth();
             let before = std::mem::replace(&mut sequence, self.shared.state().superblock.sequence);
             let has_shrunk = sequence != before;
@@ -83,6 +86,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 was_long = load.log_used.min(load.log_limit / 4 * 3);
             }
             let has_flushed = self.flush_what_is_due(&mut pace, &load).await?;
+            self.watch(&mut watch, &load);
             let is_full = load.log_used * 2 > load.log_limit;
             if is_full && is_through {
                 if let Some(eighths) = self.could_go().await {
@@ -194,13 +198,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.shared.state().note(position);
         self.let_roots_go();
         let so_far = self.log.log().stable_number();
-        while let Flushed::Bytes(_) = self.flush(usize::MAX, Reason::Close).await? {
+        // What is dirty is in memory, but of a page that is split often all halves are written.
+        let mut left = self.shared.memory.account().limit_bytes() * 4;
+        while left > 0
+            && let Flushed::Bytes(bytes) = self.flush(usize::MAX, Reason::Close).await?
+        {
+            left = left.saturating_sub((bytes as u64).max(PAGE_BYTES));
             // While others write there is no end to what is dirty.
             if !is_closing && self.log.log().stable_number() > so_far && self.log_start_number() >= so_far {
                 break;
             }
         }
-        let has_left_some = self.shared.space.is_stuck();
+        let has_left_some = left == 0 || self.shared.space.is_stuck();
         let has_room = self.make_room(0).await?;
         if has_room {
             self.take_checkpoint(is_closing).await?;

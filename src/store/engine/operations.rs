@@ -236,10 +236,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             (true, _) => Count::LogWaits,
             (false, true) => Count::GrowthWaits,
         };
-        if self.shared.space.is_stuck() {
-            // It would be for ever.
-            return Err(self.no_room("write to store"));
-        }
+        // If it would be for ever.
+        self.check_moves("write to store")?;
         Ok(Some(why))
     }
 
@@ -304,7 +302,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             Newest::PutReference { reference, .. } => Change::PutReference(reference),
             Newest::Deleted => Change::Delete,
         };
-        let pin = self.core.pin_with(Room::Ordinary);
+        let pin = self.core.pin_with(room_of(change));
         pin.write(tree, record.key, change, &mut Known(record.number)).map(drop)
     }
 }

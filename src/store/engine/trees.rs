@@ -85,6 +85,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     pub(super) async fn open_trees(self: &Rc<Self>, records: Builder) -> Result<()> {
         for tree in unnamed() {
             self.make_root(tree).await?;
+            self.shared.flusher().know_root(tree.root.id());
         }
         for (root, from) in made_by_log(&records) {
             if self.make_root(root).await? {

@@ -74,6 +74,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Writes one bundle, or a group of them, and installs it when it is durable.
     pub(super) async fn flush(&self, budget: usize, reason: Reason) -> Result<Flushed> {
         self.free_memory().await;
+        self.finish_changes().await;
         if !self.make_room(SEGMENTS_PER_BUNDLE).await? {
             return Ok(Flushed::Waits);
         }

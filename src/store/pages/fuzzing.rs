@@ -5,6 +5,7 @@
 
 use super::bundle::{Builder, FlushClock, Origin, Trailer};
 use super::geometry::Geometry;
+use super::lengths;
 use super::map_page::{self, MapEntry, MapLoad, MapPage, Owner};
 use super::page::{self, PageHeader, PageKind};
 use super::segment::{SegmentHeader, SegmentName, SegmentUse, Segments, TableLoad, Temperature};
@@ -137,6 +138,30 @@ pub fn page(bytes: &[u8]) {
         PageKind::Leaf if header.compression == page::Compression::None => leaf(stored),
         PageKind::Inner if header.compression == page::Compression::None => inner(stored, header.level),
         _ => {}
+    }
+}
+
+/// The page with the numbers of keys: what is decoded is encoded to the same bytes. The first byte
+/// of the input says whether the rest is the content, or what is changed in a page that is right.
+pub fn tree_lengths(input: &[u8]) {
+    let Some((&which, input)) = input.split_first() else { return };
+    let right: Vec<(u32, u64)> = (0..20).map(|tree| (tree * 3, 1 << tree)).collect();
+    let content = if which % 2 == 0 { input.to_vec() } else { lengths::encode(&right) };
+    if content.len() > page::MAX_CONTENT_BYTES {
+        return;
+    }
+    let (from, mut bytes) = page_at(&lengths::header(), &content, 3 * 4096 + 64);
+    if which % 2 == 1 {
+        change(&mut bytes, input);
+    }
+    match lengths::decode(&bytes, from, &owner()) {
+        Ok(found) => {
+            assert!(found.iter().all(|(_, length)| *length > 0));
+            assert!(found.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            let again = lengths::encode(&found);
+            assert_eq!(again, bytes[64..64 + again.len()]);
+        }
+        Err(damage) => assert!(!damage.error("fuzz", "fuzz").to_string().is_empty()),
     }
 }
 

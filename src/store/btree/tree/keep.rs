@@ -17,15 +17,24 @@
 //! the image, byte by byte, the node may be replaced, whatever became of it in between. So a
 //! capture needs no pin, and may be kept across an await. If it is not, someone has changed the
 //! page: what was captured is still right as of its moment, and the page is dirty once more.
+//!
+//! # Finishing changes of shape
+//!
+//! A page that is marked as removed or moved cannot be captured, and its parent not be written,
+//! before the step on the parent is done. Who could not do it has left it in a list
+//! ([`undone`](crate::store::btree::undone)), which [`Pin::finish_undone`] works off.
 
-use super::mapping::area_over;
+use super::content::Separator;
+use super::mapping::{Pinned, area_over};
 use super::merge::{merged_image, newest};
 use super::{Refusal, State, TreeRoot, pending};
 use crate::store::btree::area::spin;
-use crate::store::btree::image::{InnerImage, LEAF_TARGET_BYTES, LeafBuilder, LeafImage};
+use crate::store::btree::image::{InnerImage, KeyParts, LEAF_TARGET_BYTES, LeafBuilder, LeafImage};
 use crate::store::btree::miss::Miss;
 use crate::store::btree::node::{AreaSize, NodeMemory, NodeRef, Shape};
 use crate::store::btree::nodes::Pin;
+use crate::store::btree::smo::{Care, Target};
+use crate::store::btree::undone::Way;
 use crate::store::cache::Room;
 use crate::store::word::{ChildWord, ColdAddress, Epoch, PageId};
 
@@ -153,6 +162,56 @@ impl<M: NodeMemory> Pin<'_, M> {
         let Some(mut new) = new.or_else(|| self.build(&shape, Room::Reserve)) else { return false };
         new.image_mut().copy_from_slice(image);
         self.install(captured.child.id(), word, new)
+    }
+
+    /// For the keeper: this way down leads to a change of shape that is not finished.
+    pub(super) fn leave_undone(
+        &self,
+        TreeRoot { tree, root }: TreeRoot,
+        target: &Target<Separator<'_>>,
+        marked: PageId,
+    ) {
+        if self.events().has_keeper() {
+            let target = match target {
+                Target::At(key) => Target::At(key.to_vec()),
+                Target::Below(key) => Target::Below(key.as_ref().map(Separator::to_vec)),
+            };
+            self.undone().push(Way { tree, root, target, marked });
+        }
+    }
+
+    /// Finishes one of the changes of shape that others have left half done, if it `is_left`: the
+    /// page above the one that is marked still has that. None if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Miss`] or [`Refusal::NoRoom`]: it is left once more.
+    pub(in crate::store) fn finish_undone(
+        &self,
+        is_left: impl FnOnce(PageId) -> bool,
+    ) -> Option<Result<(), Refusal>> {
+        let way = self.undone().pop()?;
+        let finished = if is_left(way.marked) { self.finish(&way) } else { Ok(()) };
+        if finished.is_err() {
+            self.undone().push(way);
+        }
+        Some(finished)
+    }
+
+    fn finish(&self, Way { tree, root, target, .. }: &Way) -> Result<(), Refusal> {
+        let is_root =
+            |(node, _): (NodeRef<'_>, _)| node.child() == *root && State::of_code(node.kind()) == State::Live;
+        if !self.find(root.id())?.is_some_and(is_root) {
+            // The tree is gone, and all of it with it.
+            return Ok(());
+        }
+        let lies = |key| Separator::Lies(KeyParts::whole(key));
+        let target = match target {
+            Target::At(key) => Target::At(lies(key)),
+            Target::Below(key) => Target::Below(key.as_deref().map(lies)),
+        };
+        let tree = TreeRoot { tree: *tree, root: *root };
+        self.visit(&Pinned::new(self, tree), target, Care::None).map(drop)
     }
 
     /// Makes the id of a page free that was removed, or whose content is the root's, once no word

@@ -33,6 +33,7 @@ pub(super) struct Pinned<'g, M: NodeMemory> {
     most_bytes: Option<usize>,
     room: Room,
     is_out_of_room: Cell<bool>,
+    marked: Cell<Option<PageId>>,
     miss: Cell<Option<Miss>>,
 }
 
@@ -73,6 +74,7 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
             most_bytes: None,
             room: pin.room(),
             is_out_of_room: Cell::new(false),
+            marked: Cell::new(None),
             miss: Cell::new(None),
         }
     }
@@ -96,6 +98,16 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     /// for a page.
     pub(super) fn was_out_of_room(&self) -> bool {
         self.is_out_of_room.take()
+    }
+
+    /// The last page that was marked as removed or moved here, which is to be followed by a step on
+    /// the page above it.
+    pub(super) fn marked(&self) -> Option<PageId> {
+        self.marked.get()
+    }
+
+    pub(super) fn root_of(&self) -> TreeRoot {
+        self.tree
     }
 
     /// What a load missed since this was asked last.
@@ -330,7 +342,14 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
         }
         let level = current.node().map_or(0, |node| node.level());
         match self.build(ChildWord::new(id, new.epoch), &new, current.node(), level + 1) {
-            Some(node) => self.pin.install(id, current.word(), node),
+            Some(node) => {
+                let is_replaced = self.pin.install(id, current.word(), node);
+                let is_mark = matches!(new.body, Body::Removed | Body::Moved(_));
+                if is_replaced && is_mark {
+                    self.marked.set(Some(id));
+                }
+                is_replaced
+            }
             None => {
                 self.is_out_of_room.set(true);
                 false

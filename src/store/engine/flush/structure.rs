@@ -64,7 +64,7 @@ pub(super) struct Gone {
 pub(super) struct Structure {
     pub(super) flux: BTreeMap<PageId, Flux>,
     pub(super) gone: BTreeMap<PageId, Gone>,
-    /// Roots of trees, as far as events have named them.
+    /// Roots of trees, as far as anybody has named them.
     pub(super) roots: BTreeSet<PageId>,
 }
 
@@ -179,6 +179,11 @@ impl Structure {
             }
         }
         changed
+    }
+
+    /// Nobody names the page, and visitors come to it all the same.
+    pub(super) fn add_root(&mut self, page: PageId) {
+        self.roots.insert(page);
     }
 
     /// Pages in flux, those that may be their parents, and those that may be heirs of pages that are

@@ -3,21 +3,85 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Store, on_a_disk, options, put};
+use super::{Store, get, on_a_disk, options, put};
+use crate::error::{ErrorKind, Outcome, Result};
+use crate::sim::Disk;
 use crate::store::RtEnv;
-use crate::store::btree::{MAX_NODE_BYTES, NodeMemory};
+use crate::store::btree::{Change, MAX_NODE_BYTES, NodeMemory};
 use crate::store::cache::Room;
 use crate::store::engine::counts::{Count, counted};
+use crate::store::engine::defect::{Defects, EngineDefect};
 use crate::store::engine::open::open;
+use crate::store::engine::registry::catalog;
+use crate::store::options::Durability;
 
 /// Takes all memory that there is. Nobody gives it back.
 fn take_all(store: &Store) {
+    take_all_from(store, 1);
+}
+
+/// The same, but leaves what has no room for a node of so many bytes.
+fn take_all_from(store: &Store, least: usize) {
     let mut len = MAX_NODE_BYTES;
-    while len > 0 {
+    while len >= least {
         if store.core.memory().allocate(len, Room::Reserve).is_none() {
             len /= 2;
         }
     }
+}
+
+/// Leaves are emptied one after the other while there is only memory to mark them as removed.
+/// Returns what became of overwriting others, for longer than the log is.
+async fn emptied_without_memory(disk: Disk) -> Result<()> {
+    let store = open(RtEnv, disk, &options().cache_bytes(1 << 20)).await.expect("room for a store");
+    for key in 0_u32..400 {
+        put(&store, &key.to_be_bytes(), &[1; 900]).await;
+    }
+    store.checkpoint().await.expect("a checkpoint");
+    let mut number = 0;
+    for key in 0_u32..20 {
+        // Each leaf has two keys.
+        if key % 10 == 2 {
+            take_all_from(&store, 1024);
+        }
+        let deleted = store.write(catalog(), &key.to_be_bytes(), Change::Delete, Durability::None).await;
+        number = deleted.expect("a delete finds room");
+    }
+    store.wait(number).await.expect("it is durable");
+    for round in 0_u8..20 {
+        for key in 200_u32..400 {
+            let value = [round; 900];
+            store.write(catalog(), &key.to_be_bytes(), Change::Put(&value), Durability::None).await?;
+        }
+    }
+    for key in 0_u32..400 {
+        let expected = (key >= 20).then(|| vec![if key < 200 { 1 } else { 19 }; 900]);
+        assert_eq!(get(&store, &key.to_be_bytes()).await, expected, "key {key}");
+    }
+    store.close().await
+}
+
+/// Nobody comes by the leaves that are gone half way. The log cannot be let go before they are gone
+/// altogether, and when it is full nobody can come by.
+#[test]
+fn what_had_no_memory_to_be_removed_does_not_hold_the_log_for_ever() {
+    let before = counted();
+    on_a_disk(16 << 20, async |disk| emptied_without_memory(disk).await.expect("writes go on"));
+    let since = |what: Count| counted()[what as usize] - before[what as usize];
+    let (finished, checkpoints) = (since(Count::Finished), since(Count::Checkpoints));
+    println!("{finished} finished, {checkpoints} checkpoints");
+    assert!(finished > 1 && checkpoints > 2, "{finished} {checkpoints}");
+}
+
+/// The same, and the keeper does not do that either: writers do not wait for ever.
+#[test]
+fn writers_are_refused_where_the_store_stands_still() {
+    Defects { engine: Some(EngineDefect::ChangesNotFinished), ..Defects::default() }.set();
+    on_a_disk(16 << 20, async |disk| {
+        let refused = emptied_without_memory(disk).await.expect_err("the log is full");
+        assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::LimitReached, Outcome::NotStarted));
+    });
+    Defects::default().set();
 }
 
 /// Splits are pending that no parent knows of, their pages are written, there is no memory for

@@ -4,6 +4,7 @@ use super::*;
 use crate::store::btree::map::FRAME_PAGES;
 use crate::store::btree::smo;
 use crate::store::btree::tree::merge::{self, MERGES};
+use crate::store::events::{Events, Sink};
 use crate::store::word::ColdAddress;
 
 /// Writers that stop between the split of their leaf and its posting leave as much to be posted as
@@ -141,6 +142,47 @@ unsafe impl NodeMemory for WithReserve {
         // SAFETY: as the caller says, and it came from there.
         unsafe { ProcessMemory.free(block) };
     }
+}
+
+/// A leaf is marked as removed, and there is no memory for its parent without it. Whoever comes by
+/// would finish that; nobody does, but the keeper.
+#[test]
+fn a_removal_that_had_no_memory_for_its_second_step_is_finished_by_the_keeper() {
+    let blocks = Blocks { left: AtomicU64::new(1000), reserve: AtomicU64::new(0), most_reserve: 0 };
+    let memory = WithReserve(Arc::new(blocks));
+    let pages = Nodes::new(memory.clone(), 1 << 18, 1);
+    let events = Arc::new(Events::default());
+    let core = pages.attach_with(Sink::Keeper(Arc::clone(&events))).expect("a core");
+    let root = core.new_tree(1).expect("room");
+    let seq = AtomicU64::new(0);
+    let write = |key: u32, change: Change<'_>| {
+        core.pin().write(root, &key.to_be_bytes(), change, &mut draw(&seq)).expect("room")
+    };
+    (0..40).for_each(|key| _ = write(key, Change::Put(&[1; 900])));
+    let children = || core.pin().children(root.root.id()).expect("in memory").expect("an inner page");
+    let before = children().len();
+    assert!(core.pin().finish_undone(|_| true).is_none(), "splits are none of these");
+    let left = &memory.0.left;
+    // The deletes of the first leaf but for its last key.
+    let of_first = (0..40).take_while(|key: &u32| {
+        let leaf = core.pin().leaf_for(root, &key.to_be_bytes());
+        leaf == Ok(children()[0].id())
+    });
+    let of_first: Vec<u32> = of_first.collect();
+    let (last, others) = of_first.split_last().expect("it has some keys");
+    others.iter().for_each(|key| _ = write(*key, Change::Delete));
+    // A new area, as the one before may be full, and memory for one more node.
+    write(*last, Change::Put(&[2; 10]));
+    let all = left.swap(1, Ordering::Relaxed);
+    write(*last, Change::Delete);
+    assert_eq!(left.load(Ordering::Relaxed), 0, "the mark took it");
+    assert_eq!(children().len(), before, "the parent has it still");
+    assert_eq!(core.pin().finish_undone(|_| true), Some(Err(Refusal::NoRoom)));
+    left.store(all, Ordering::Relaxed);
+    assert_eq!(core.pin().finish_undone(|_| true), Some(Ok(())));
+    assert_eq!(children().len(), before - 1);
+    assert!(core.pin().finish_undone(|_| true).is_none());
+    assert_eq!(forwards(&core, root).len(), 40 - of_first.len());
 }
 
 /// Where memory is full, what makes no more of the tree is done, of the reserve, and what makes

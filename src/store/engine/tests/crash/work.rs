@@ -112,6 +112,11 @@ fn was_cleared(error: &Error) -> bool {
     error.kind() == ErrorKind::NotFound && error.outcome() == Outcome::NotStarted
 }
 
+/// Whether a write was refused, and not begun, because the store is full.
+fn is_full(error: &Error) -> bool {
+    error.kind() == ErrorKind::NoSpace && error.outcome() == Outcome::NotStarted
+}
+
 /// A value that no other write has, if it is long enough.
 fn value(random: &mut StdRng, longest: usize) -> Vec<u8> {
     let stamp: u32 = random.random();
@@ -203,10 +208,19 @@ impl<'m> Client<'m> {
                     Phase::Delete => true,
                 };
                 let change = self.change(tree, workload.key(number), is_delete);
-                if self.random.random_ratio(1, workload.transactions) {
-                    self.transact(change).await?;
-                } else {
+                let is_delete = change.value.is_none();
+                let done = if self.random.random_ratio(1, workload.transactions) {
+                    self.transact(change).await
+                } else if is_delete {
+                    // It is always admitted.
                     self.write(change).await?;
+                    Ok(())
+                } else {
+                    self.write(change).await
+                };
+                match done {
+                    Err(error) if is_full(&error) => add(&self.machine.coverage.refused, 1),
+                    done => done?,
                 }
                 if self.random.random_ratio(1, workload.clears) {
                     self.clear(tree).await?;
@@ -252,7 +266,7 @@ impl<'m> Client<'m> {
                 Ok(Some(number)) => return self.wrote(number, vec![change]).await,
                 // It was not there.
                 Ok(None) => return Ok(()),
-                Err(error) if was_cleared(&error) => add(&self.machine.coverage.refused, 1),
+                Err(error) if was_cleared(&error) => add(&self.machine.coverage.outdated, 1),
                 Err(error) => return Err(error),
             }
         }
@@ -314,7 +328,7 @@ impl<'m> Client<'m> {
                 return Err(error);
             }
             Err(error) if was_cleared(&error) => {
-                add(&self.machine.coverage.refused, 1);
+                add(&self.machine.coverage.outdated, 1);
                 return Ok(());
             }
             Err(error) => return Err(error),
