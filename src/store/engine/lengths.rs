@@ -56,8 +56,7 @@
 //! root's: [`Lengths::end`] says by which number it ended, and the sums go with the first cut
 //! behind that. What takes the old tree apart counts for nothing ([`dying`](super::dying)), and
 //! recovery counts nothing for a tree without a name. A new root has no keys at first, and needs no
-//! step. Recovery counts from none where
-//! the log, from S on, has the tree made or cleared.
+//! step. Recovery counts from none where the log, from S on, has the tree made or cleared.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -80,6 +80,15 @@ impl Structure {
         for event in batch {
             self.enter(event, pages);
         }
+        // A root is never in flux. Its id may have been that of a page that was made for a split
+        // and given back, of which a drain up to this one has heard.
+        for event in batch {
+            if let Event::Dirty { parent, page, .. } = event
+                && parent == page
+            {
+                self.flux.remove(page);
+            }
+        }
         // Relations follow from each other, whatever their order in the batch.
         loop {
             let mut changed = false;

@@ -5,7 +5,7 @@ use crate::error::{Outcome, Result};
 
 /// One in eight is much longer than a page.
 fn long_or_short(key: u32, round: u32) -> Vec<u8> {
-    let len = if key % 8 == 0 { 20_000 } else { 900 };
+    let len = if key.is_multiple_of(8) { 20_000 } else { 900 };
     [key.to_le_bytes(), round.to_le_bytes()].concat().repeat(len / 8)
 }
 
