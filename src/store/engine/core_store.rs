@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use super::counts::{Count, count};
 use super::defect::Defects;
 use super::drain::Draining;
-use super::dying::Dying;
+use super::dying::lost::Dying;
 use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::lengths::{Lengths, LengthsOfCore};

@@ -27,20 +27,20 @@
 //! | `Leaving` | the flusher has its root to free | `Over`: the keeper, when a bundle is durable that frees it |
 //! | `Over` | the durable mapping does not have its root | none: the task deletes the catalog's entry |
 //!
-//! The task ([`apart`]) deletes the keys as anybody would, some at a time, in records of the log that
-//! also have the markers of long values to which the keys refer. The structure changes of
-//! `btree/smo.rs` take the pages away, and the flusher gives their ids and their places back. A leaf
-//! that stays because memory is short, or because the overlay of records hides what it has, is
+//! The task ([`apart`]) deletes the keys as anybody would, some at a time, in records of the log
+//! that also have the markers of long values to which the keys refer. The structure changes of
+//! `btree/smo.rs` take the pages away, and the flusher gives their ids and their places back. A
+//! leaf that stays because memory is short, or because the overlay of records hides what it has, is
 //! emptied once more. What is left then, or by an error, is tried again every
 //! [`AGAIN`](super::drain::AGAIN), and when the log is drained.
 //!
 //! # Room
 //!
 //! Clearing takes the room of an entry and of an empty root. For that some room is kept beyond what
-//! any other write is admitted to ([`Kind::Clears`]), so it works on a full store. What a dying tree
-//! takes counts as used until it is gone. A write for which there is no room waits for that: each
-//! time the task has deleted some keys ([`ASKED_KEYS`](apart::ASKED_KEYS)) the account is made exact,
-//! and the write tries again. It is refused only if nothing is taken apart any more.
+//! any other write is admitted to ([`Kind::Clears`]), so it works on a full store. What a dying
+//! tree takes counts as used until it is gone. A write for which there is no room waits for that:
+//! each time the task has deleted some keys ([`ASKED_KEYS`](apart::ASKED_KEYS)) the account is made
+//! exact, and the write tries again. It is refused only if nothing is taken apart any more.
 //!
 //! # Who still has the old root
 //!
@@ -53,13 +53,13 @@
 //!   another core. So what it makes of the tree is made of all of it, before it was cleared.
 //! - A **reader** finds what was there, or nothing. Whoever keeps a root between operations asks
 //!   [`CoreStore::has_lost_name`] first.
-//! - A **scan** goes on in the old content: it shows keys that were there when the tree was cleared,
-//!   in their order, with the values that they had, and ends when what is ahead of it is taken
-//!   apart. It shows nothing that was written after the clearing.
+//! - A **scan** goes on in the old content: it shows keys that were there when the tree was
+//!   cleared, in their order, with the values that they had, and ends when what is ahead of it is
+//!   taken apart. It shows nothing that was written after the clearing.
 //!
 //! So the page of the root has to be that root for as long as the store is open: this is why there
-//! are the stages `Young` and `Kept`. It costs an id, and an empty leaf, for each clearing until the
-//! next opening.
+//! are the stages `Young` and `Kept`. It costs an id, and an empty leaf, for each clearing until
+//! the next opening.
 //!
 //! # The end of a root
 //!
@@ -77,12 +77,12 @@
 //! finds nothing. Otherwise the tree is `Over`. Nothing but the mapping is read for this.
 
 mod apart;
-mod lost;
+pub(super) mod lost;
 
 pub(super) use self::apart::take_apart_when_asked;
-pub(super) use self::lost::Dying;
 use super::core_store::CoreStore;
 use super::operations::operation;
+pub(super) use super::registry::Stage;
 use super::registry::{NamedTree, catalog, dying_key};
 use super::space::account::{Kind, added_bytes};
 use super::transaction::Key;
@@ -93,20 +93,6 @@ use crate::store::btree::{Change, Refusal, TreeRoot};
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
-
-/// How far a dying tree has come. See the head of the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    Young,
-    Kept,
-    Old,
-    /// All records of the tree have numbers below `from`.
-    Empty {
-        from: u64,
-    },
-    Leaving,
-    Over,
-}
 
 /// What became of an attempt to take a name from a tree.
 enum Parting {

@@ -234,8 +234,9 @@ impl Lengths {
     }
 
     /// The write with this number, which is drawn and whose record is not appended yet, has cleared
-    /// the tree of this root, or removed it. Nobody writes to it with a larger number, but for writers
-    /// of other cores that were on their way: what they add counts for no tree that has a name.
+    /// the tree of this root, or removed it. Nobody writes to it with a larger number, but for
+    /// writers of other cores that were on their way: what they add counts for no tree that has a
+    /// name.
     pub(super) fn end(&self, tree: TreeRoot, number: u64) {
         lock(&self.0).ended.push((root(tree), number));
     }
@@ -286,8 +287,8 @@ impl Lengths {
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// How many keys a tree has; 0 if there is no such tree, or it has lost its name. Writes that are under way may be
-    /// counted or not. It is exact if nobody wrote to the tree without looking
+    /// How many keys a tree has; 0 if there is no such tree, or it has lost its name. Writes that
+    /// are under way may be counted or not. It is exact if nobody wrote to the tree without looking
     /// ([`CoreStore::write`]).
     pub(in crate::store) fn len(&self, tree: u32) -> u64 {
         let root = self.shared.trees().counted_root_of(tree);

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use super::dying::Stage;
 use crate::store::btree::TreeRoot;
 use crate::store::codec::Reader;
 use crate::store::overlay::{Access, Newest, Overlay, TreeChange};
@@ -77,6 +76,21 @@ impl NamedTree {
         let is_tree = tree > values().tree && root.is_some() && reader.is_empty();
         is_tree.then(|| Self { name: name.into(), root: TreeRoot { tree, root }, options })
     }
+}
+
+/// How far a dying tree has come. See the head of
+/// [`dying`](super::dying).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Young,
+    Kept,
+    Old,
+    /// All records of the tree have numbers below `from`.
+    Empty {
+        from: u64,
+    },
+    Leaving,
+    Over,
 }
 
 /// The trees of a store that have names, and those that had.

@@ -151,8 +151,8 @@ impl Builder {
         &self.changes
     }
 
-    /// The newest operation of each key of a tree, in no order. What deletions of ranges did to them
-    /// is left out.
+    /// The newest operation of each key of a tree, in no order. What deletions of ranges did to
+    /// them is left out.
     pub(in crate::store) fn newest_of(&self, tree: u32) -> impl Iterator<Item = (&[u8], Newest<'_>)> {
         let part = self.newest.get(&tree).copied();
         let entries = self.entries.iter().filter(move |entry| Some(entry.part) == part);

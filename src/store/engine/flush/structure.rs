@@ -195,8 +195,8 @@ impl Structure {
         self.roots.insert(page);
     }
 
-    /// Pages in flux, those that may be their parents, and those that may be heirs of pages that are
-    /// gone.
+    /// Pages in flux, those that may be their parents, and those that may be heirs of pages that
+    /// are gone.
     pub(super) fn needed(&self) -> BTreeSet<PageId> {
         let parents = self.flux.values().flat_map(|flux| &flux.parents);
         let heirs = self.gone.values().flat_map(|gone| &gone.heirs);
