@@ -16,6 +16,7 @@
 //! | `space` | a full store: which writes are admitted |
 //! | `grow` | a namespace that grows |
 //! | `drain` | the task that brings what the log had into the tree |
+//! | `dying` | clears and removes trees; the task that takes their content apart |
 //! | `collect` | gets back the memory of cores that are idle |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
@@ -124,6 +125,8 @@ mod counts;
 mod defect;
 #[cfg(not(any(loom, shuttle)))]
 mod drain;
+#[cfg(not(any(loom, shuttle)))]
+mod dying;
 #[cfg(not(any(loom, shuttle)))]
 mod evict;
 pub(super) mod flush;

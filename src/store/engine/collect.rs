@@ -34,5 +34,6 @@ impl<E: Env, N: Namespace> Drop for CoreStore<E, N> {
         // The tasks see that it is gone.
         self.asked.set();
         self.shared.values.asked.set();
+        self.shared.dying.asked.set();
     }
 }

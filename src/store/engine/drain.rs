@@ -124,6 +124,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     async fn drain_on(&self) -> Result<()> {
         let overlay = Arc::clone(&self.shared.overlay);
         let mut left = self.drain_once(&overlay).await?;
+        // What the log had of dying trees was in the way of their end.
+        self.shared.dying.ask();
         loop {
             let is_to_carry = {
                 let mut state = self.shared.draining.state();

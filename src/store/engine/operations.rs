@@ -165,6 +165,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(len).await?;
+            self.check_tree(tree)?;
             // Here, as its number is drawn soon after.
             if !is_admitted && !self.shared.space.admit(adds) {
                 drop(room);

@@ -39,6 +39,7 @@
 //! again finds the whole transaction.
 
 mod long;
+mod remains;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -252,6 +253,15 @@ pub(super) enum Reads {
     Presence,
 }
 
+/// Whose keys are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Those of trees that have names, as long as they have them.
+    Named,
+    /// Those of a tree that nobody can reach any more.
+    Dying,
+}
+
 /// What became of an attempt to run a transaction.
 enum Attempt<R> {
     Missed(Miss),
@@ -307,13 +317,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 // Others took it while this waited for the log.
                 continue;
             }
+            self.check_trees(keys)?;
             // Nothing awaits from here to the record.
             if let Err(refusal) = self.is_ready(keys) {
                 drop(room);
                 self.overcome(refusal).await?;
                 continue;
             }
-            let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
+            let attempt = self.attempt(keys, (reads, &long), &mut run)?;
+            // Once more: a tree that was cleared on another core is taken apart there.
+            self.check_trees(keys)?;
+            let (result, changes) = match attempt {
                 Attempt::Ran(result, changes) => (result, changes),
                 Attempt::Outdated => continue,
                 Attempt::Missed(miss) => {
@@ -323,7 +337,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
-                    match self.carry_out(keys, changes, &seen, durability).await? {
+                    match self.carry_out(keys, changes, &seen, (durability, Reach::Named)).await? {
                         Some(number) => return Ok((result, Some(number))),
                         None => continue,
                     }
@@ -345,6 +359,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.log.commit(number, durability);
             return Ok((result, Some(number)));
         }
+    }
+
+    fn check_trees(&self, keys: &[Key<'_>]) -> Result<()> {
+        keys.iter().try_for_each(|(tree, _)| self.check_tree(*tree))
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
@@ -386,7 +404,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Brings over what the overlay has of the keys, loads their leaves, and waits for memory.
-    async fn prepare(&self, keys: &[Key<'_>]) -> Result<()> {
+    pub(super) async fn prepare(&self, keys: &[Key<'_>]) -> Result<()> {
         for (tree, key) in keys {
             self.bring_over(*tree, key).await?;
             loop {
@@ -406,27 +424,29 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Whether the leaves are in memory that writes to these keys go to. Some may have been evicted
     /// while others were waited for.
-    fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
+    pub(super) fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
         let pin = self.core.pin_with(Room::Reserve);
         keys.iter().try_for_each(|(tree, key)| pin.leaf_for(*tree, key).map(drop))
     }
 
     /// Whether there is memory to change so many keys.
-    fn has_memory(&self, keys: usize) -> bool {
+    pub(super) fn has_memory(&self, keys: usize) -> bool {
         let account = self.shared.memory.account();
         let ordinary = account.limit_bytes() - account.reserve_bytes();
         let wanted = (keys as u64 * BYTES_PER_KEY).min(ordinary / 8);
         account.used_bytes() + wanted <= ordinary
     }
 
+    /// What makes room for one change is not to evict the leaf of another.
+    pub(super) fn spare_leaves(&self, keys: &[Key<'_>]) {
+        let pin = self.core.pin();
+        let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
+        *self.spared.borrow_mut() = leaves.collect();
+    }
+
     /// Makes the changes under one number, and writes their record.
     fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> Result<u64> {
-        {
-            // What makes room for one change is not to evict the leaf of another.
-            let pin = self.core.pin();
-            let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
-            *self.spared.borrow_mut() = leaves.collect();
-        }
+        self.spare_leaves(keys);
         let number = room.draw_one();
         let mut done = Ok(());
         // Deletes last: what they leave empty is removed, and its range is that of a leaf that may
@@ -455,7 +475,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         done.map(|()| number)
     }
 
-    fn apply_one(&self, tree: TreeRoot, key: &[u8], change: Change<'_>, number: u64) -> Result<()> {
+    pub(super) fn apply_one(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        change: Change<'_>,
+        number: u64,
+    ) -> Result<()> {
         let mut refusal = None;
         for _ in 0..EVICTIONS {
             // A pin for each change: what one has replaced may be freed for the next.

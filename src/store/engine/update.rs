@@ -188,6 +188,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(most).await?;
+            self.check_tree(tree)?;
             let (mut is_long, mut is_refused) = (false, false);
             let updated = {
                 let pin = self.core.pin_with(memory);

@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 
-use super::{Changes, Key, OneChange, To, too_long};
+use super::{Changes, Key, OneChange, Reach, To, too_long};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Change, Miss, Value, ValueReference};
@@ -130,7 +130,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         declared: &[Key<'_>],
         mut changes: Changes,
         seen: &Seen,
-        durability: Durability,
+        (durability, reach): (Durability, Reach),
     ) -> Result<Option<u64>> {
         let mut held = self.hold(adds(declared, &changes, seen)).await?;
         let (mut extra, mut pieces, mut markers) = (Extra::default(), Vec::new(), Vec::new());
@@ -182,6 +182,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if !self.has_memory(keys.len()) {
                 continue;
             }
+            if reach == Reach::Named {
+                self.check_trees(declared)?;
+            }
             // Nothing awaits from here to the record.
             if let Err(refusal) = self.is_ready(&keys) {
                 drop(room);
@@ -226,7 +229,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn is_unchanged(&self, keys: &[Key<'_>], seen: &Seen) -> std::result::Result<bool, Miss> {
         let pin = self.core.pin();
         for (place, (tree, key)) in keys.iter().enumerate() {
-            if !seen.is(place, pin.get(*tree, key)?) {
+            let now = pin.get(*tree, key)?;
+            if place < seen.0.len() && !seen.is(place, now) {
                 return Ok(false);
             }
         }

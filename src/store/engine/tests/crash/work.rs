@@ -1,5 +1,6 @@
 //! Clients: they write in phases until the power fails, to several trees, which they make as they
-//! come to them. Some of their writes are transactions over keys of several trees. What they read
+//! come to them, and clear or remove now and then. Some of their writes are transactions over keys
+//! of several trees. What they read
 //! has to be what was written last: nothing awaits between an operation and its mark in the
 //! history.
 
@@ -36,6 +37,8 @@ pub(super) struct Workload {
     long_keys: u32,
     /// One in so many writes is a transaction.
     transactions: u32,
+    /// One in so many writes clears a tree, or removes it.
+    clears: u32,
     /// Whether clients rest between writes.
     rests: bool,
 }
@@ -61,6 +64,7 @@ impl Workload {
             longest: [20, 300, 1000, 30_000][random.random_range(0..4)],
             long_keys: [10, 1000, u32::MAX][random.random_range(0..3)],
             transactions: [2, 10][random.random_range(0..2)],
+            clears: [50, 500, u32::MAX][random.random_range(0..3)],
             rests: random.random(),
         }
     }
@@ -78,9 +82,9 @@ impl Workload {
         1..=self.trees
     }
 
-    /// Whether some of the values are long.
-    pub(super) fn has_long_values(&self) -> bool {
-        self.longest > INLINE_BYTES
+    /// Whether the store writes by itself: for values that are long, and trees that are cleared.
+    pub(super) fn has_others(&self) -> bool {
+        self.longest > INLINE_BYTES || self.clears < u32::MAX
     }
 
     fn any_tree(&self, random: &mut StdRng) -> usize {
@@ -101,6 +105,11 @@ pub(super) fn name(tree: usize) -> &'static str {
 /// which is of the same kind, and have not begun.)
 fn ran_out_of_memory(error: &Error) -> bool {
     error.kind() == ErrorKind::OutOfMemory && error.outcome() == Outcome::Unknown
+}
+
+/// Whether the tree has lost its name since it was looked up.
+fn was_cleared(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotFound && error.outcome() == Outcome::NotStarted
 }
 
 /// Whether a write was refused, and not begun, because the store is full.
@@ -213,6 +222,9 @@ impl<'m> Client<'m> {
                     Err(error) if is_full(&error) => add(&self.machine.coverage.refused, 1),
                     done => done?,
                 }
+                if self.random.random_ratio(1, workload.clears) {
+                    self.clear(tree).await?;
+                }
                 if self.random.random_ratio(1, 8) {
                     self.read().await?;
                 }
@@ -244,16 +256,40 @@ impl<'m> Client<'m> {
     }
 
     async fn write(&mut self, change: Change) -> Result<()> {
-        let root = self.tree(change.tree).await?;
-        let number = match &change.value {
-            Some(value) => Some(self.store.put(root, &change.key, value, self.durability).await?),
-            None => self.store.delete(root, &change.key, self.durability).await?,
-        };
-        match number {
-            Some(number) => self.wrote(number, vec![change]).await,
-            // It was not there.
-            None => Ok(()),
+        loop {
+            let root = self.tree(change.tree).await?;
+            let written = match &change.value {
+                Some(value) => self.store.put(root, &change.key, value, self.durability).await.map(Some),
+                None => self.store.delete(root, &change.key, self.durability).await,
+            };
+            match written {
+                Ok(Some(number)) => return self.wrote(number, vec![change]).await,
+                // It was not there.
+                Ok(None) => return Ok(()),
+                Err(error) if was_cleared(&error) => add(&self.machine.coverage.outdated, 1),
+                Err(error) => return Err(error),
+            }
         }
+    }
+
+    /// Clears a tree, or removes it: everything that it has goes in one write.
+    async fn clear(&mut self, tree: usize) -> Result<()> {
+        let (name, durability) = (name(tree), self.durability);
+        let (number, entry) = if self.random.random_ratio(1, 3) {
+            (self.store.remove_tree(name, durability).await?, None)
+        } else {
+            let cleared = self.store.clear_tree(name, durability).await?;
+            cleared.map(|(new, number)| (number, new.encode().to_vec())).unzip()
+        };
+        // There is none.
+        let Some(number) = number else { return Ok(()) };
+        add(&self.machine.coverage.clears, 1);
+        let content = Rc::clone(self.machine.history.borrow().content());
+        let gone = content.tree(tree).keys().map(|key| Change { tree, key: key.clone(), value: None });
+        let name = Change { tree: 0, key: NamedTree::key(name), value: entry };
+        let changes = gone.chain([name]).collect();
+        drop(content);
+        self.wrote(number, changes).await
     }
 
     /// Makes a change together with some others.
@@ -291,6 +327,10 @@ impl<'m> Client<'m> {
                 add(&self.machine.coverage.out_of_memory, 1);
                 return Err(error);
             }
+            Err(error) if was_cleared(&error) => {
+                add(&self.machine.coverage.outdated, 1);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         add(&self.machine.coverage.transactions, 1);
@@ -324,10 +364,10 @@ impl<'m> Client<'m> {
         let (tree, key) = (workload.any_tree(&mut self.random), workload.any_key(&mut self.random));
         let root = self.tree(tree).await?;
         let now = || self.machine.history.borrow().content().tree(tree).get(&key).cloned();
-        let before = now();
+        let (before, clears) = (now(), self.machine.coverage.clears.get());
         let found = self.store.get(root, &key, <[u8]>::to_vec).await?;
         // Of what others do meanwhile it may see some.
-        let is_steady = before == now();
+        let is_steady = before == now() && clears == self.machine.coverage.clears.get();
         let mut history = self.machine.history.borrow_mut();
         let expected = history.content().tree(tree).get(&key);
         if is_steady && found.as_ref() != expected {
