@@ -30,6 +30,7 @@
 //! | load, [`Homes::admit`] | a loader | cold, at the address and with the second word that it read | in memory, the same H |
 //! | give up, [`Homes::give_up`] | a loader | cold, as for a load | unreadable, the same H |
 //! | evict, [`Homes::evict`] | an evicter | in memory, clean | cold, at H |
+//! | tell, [`Homes::tells`] | the keeper, before a node has a new place | any | the same; a home that has moved keeps no such place |
 //! | install, [`Homes::install`] | the keeper | new, in memory, cold | the same state, at the new H |
 //! | move, [`Homes::install_moved`] | the keeper | in memory or cold, at the place that was moved | the same state, at the new H |
 //! | free, [`Homes::free`] | the keeper, or who created the page | new, in memory | free |
@@ -63,10 +64,13 @@
 //! # What has moved
 //!
 //! Cleaning gives a page that is in memory a home elsewhere, while its node has the place of the
-//! image that was moved. So a home keeps the place that such nodes have, beside the address. (That
-//! place may be given out again, even for a later image of the same page. It is then the place of a
-//! node that was made when that image was, and the home's when it is installed; no node of before
-//! is in the mapping but one with changes.)
+//! image that was moved. So a home keeps the place that such nodes have, beside the address.
+//!
+//! That place may be given out again, even for a later image of the same page. A node that is told
+//! so, before that image is installed, has the place that the home keeps, and not the content. So
+//! who tells a node its place says that first ([`Homes::tells`]), and the home forgets the place:
+//! until the later image is installed no node of the page is clean but one that was loaded from the
+//! home's address. When it is, no node of before is in the mapping but one with changes.
 //!
 //! # What a checkpoint writes
 //!
@@ -247,6 +251,17 @@ impl Homes {
         }
         shard.0.remove(&id);
         Evicted::Done
+    }
+
+    /// A node of a page is about to have this place, where its image is being written: other nodes
+    /// with the same place, whose image was moved from there, are not clean any more.
+    pub(super) fn tells(&self, id: PageId, place: ColdAddress) {
+        let mut shard = self.shard_of(id);
+        if let Some(kept) = shard.0.get_mut(&id)
+            && kept.place == place
+        {
+            kept.place = kept.home.address;
+        }
     }
 
     /// The keeper installs the image of a page, which is durable now and newer than the one before.

@@ -221,6 +221,10 @@ impl<M: NodeMemory> Pin<'_, M> {
         self.core.memory()
     }
 
+    pub(super) fn homes(&self) -> &Homes {
+        &self.core.nodes.homes
+    }
+
     /// Where the core's events go.
     pub(super) fn events(&self) -> &Sink {
         &self.core.events

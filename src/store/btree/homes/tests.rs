@@ -165,6 +165,23 @@ fn a_flush_makes_a_page_clean_that_was_moved() {
     assert_eq!(kept.evict(id, (2, 7)), Evicted::Done);
 }
 
+/// Cleaning has moved the image of a page, and the place where it was is given out once more: for
+/// the next image of the same page.
+#[test]
+fn a_place_that_is_given_out_again_is_that_of_the_next_image_alone() {
+    let mut kept = Kept::new();
+    let id = kept.create(1);
+    kept.install(id, 5);
+    kept.clean(id, 5, 6);
+    kept.homes.tells(id, at(5));
+    kept.entry(id).replace(node(1), node(2)).expect("nobody else changes it");
+    assert_eq!(kept.evict(id, (2, 5)), Evicted::Dirty, "what is durable is the image before");
+    assert_eq!(kept.homes.get(id), Some(image(6)));
+    assert_eq!(kept.install(id, 5), Installed::Newest { left: Some(at(6)) });
+    assert_eq!(kept.evict(id, (2, 5)), Evicted::Done);
+    assert_eq!(kept.entry(id).load(), cold(5).words());
+}
+
 #[test]
 fn a_checkpoint_writes_the_durable_state_of_each_page() {
     let mut kept = Kept::new();

@@ -161,6 +161,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         let new = self.build(&Shape { area, ..shape }, Room::Ordinary);
         let Some(mut new) = new.or_else(|| self.build(&shape, Room::Reserve)) else { return false };
         new.image_mut().copy_from_slice(image);
+        self.homes().tells(captured.child.id(), place);
         self.install(captured.child.id(), word, new)
     }
 

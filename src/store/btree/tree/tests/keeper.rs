@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::store::btree::homes::{Home, MapFreeze};
+use crate::store::btree::nodes::Eviction;
 use crate::store::events::{Event, Events, Sink};
-use crate::store::word::ColdAddress;
+use crate::store::word::{ColdAddress, SecondWord};
 
 fn kept(cores: usize) -> (Arc<Nodes<ProcessMemory>>, Core<ProcessMemory>, Arc<Events>) {
     let pages = pages(cores);
@@ -72,6 +74,34 @@ fn a_change_that_may_be_older_than_those_that_were_told_is_told() {
     core.pin().write(root, b"b", Change::Put(b"1"), &mut Known(60)).expect("room");
     core.pin().update(root, b"c", |_, _| Some(Change::Delete), &mut Known(50)).expect("room");
     assert_eq!(drained(&events), [dirty(70), dirty(60), dirty(50)]);
+}
+
+/// What was written since is in memory alone, although the new image is being written to where the
+/// image before was, until cleaning moved that.
+#[test]
+fn a_page_is_not_clean_that_is_being_written_to_where_it_lay_before() {
+    let (pages, core, events) = kept(1);
+    let root = core.new_tree(5).expect("room");
+    let page = root.root.id();
+    let mut numbers = Looking { next: 70, events: &events, heard: Vec::new() };
+    let place = |granule| ColdAddress::new(granule, 2).expect("in range");
+    let home = |granule| {
+        let checksum = u32::try_from(granule).expect("small");
+        Home { address: place(granule), second: SecondWord::new(checksum, root.root.epoch(), false, false) }
+    };
+    let mut flush = |value: &[u8]| {
+        core.pin().write(root, b"a", Change::Put(value), &mut numbers).expect("room");
+        let Ok(Capture::Page(captured)) = core.pin().capture(page) else { panic!("a page") };
+        assert!(core.pin().install_flushed(&captured, place(100)));
+    };
+    let (homes, freeze) = (pages.homes(), &mut MapFreeze::default());
+    flush(b"1");
+    homes.install(pages.map(), page, home(100), freeze);
+    homes.install_moved(pages.map(), page, place(100), home(200), freeze);
+    flush(b"2");
+    assert_eq!(core.pin().try_evict(page), Eviction::Dirty);
+    homes.install(pages.map(), page, home(100), freeze);
+    assert!(matches!(core.pin().try_evict(page), Eviction::Evicted { .. }));
 }
 
 /// A flush makes one image of a leaf and its area. If one write follows each flush no area is ever
