@@ -85,7 +85,6 @@ pub(in crate::store) use pages::{Capture, Captured, Live, Look, Pages};
 
 use self::dirty::{Dirt, DirtyPages, Place};
 use self::structure::Structure;
-use crate::store::btree::TreeRoot;
 use crate::store::events::Event;
 use crate::store::word::{ChildWord, Epoch, PageId};
 
@@ -324,13 +323,13 @@ impl Flusher {
     }
 
     /// The roots of trees that nobody will reach any more are to be free with the next bundles, but
-    /// for those on which something depends that is to be written or freed. Whose roots go.
-    pub(in crate::store) fn let_roots_go(&mut self, trees: &[TreeRoot]) -> Vec<TreeRoot> {
+    /// for those on which something depends that is to be written or freed. Those that go.
+    pub(in crate::store) fn let_roots_go(&mut self, roots: &[ChildWord]) -> Vec<ChildWord> {
         let needed = self.structure.needed();
         let is_busy = |id: PageId| self.dirty.get(id).is_some() || self.under_way.contains_key(&id);
-        let can_go = |tree: &TreeRoot| !is_busy(tree.root.id()) && !needed.contains(&tree.root.id());
-        let going: Vec<_> = trees.iter().copied().filter(can_go).collect();
-        for TreeRoot { root, .. } in &going {
+        let can_go = |root: &ChildWord| !is_busy(root.id()) && !needed.contains(&root.id());
+        let going: Vec<_> = roots.iter().copied().filter(can_go).collect();
+        for root in &going {
             // As of a page that is removed and then free: two more than anybody knows.
             self.leaving.insert(root.id(), ChildWord::new(root.id(), root.epoch().next().next()));
         }

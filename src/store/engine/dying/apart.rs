@@ -1,7 +1,7 @@
 //! The task that takes dying trees apart, and the end of their roots: see the head of
 //! [`dying`](super).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Bound;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -203,12 +203,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let start = self.shared.state().superblock.log.first_write;
         let mut trees = self.shared.trees();
         let is_free = |stage: Stage| matches!(stage, Stage::Empty { from } if from <= start);
-        let roots: Vec<_> =
-            trees.dying().into_iter().filter(|(_, stage)| is_free(*stage)).map(|(tree, _)| tree).collect();
-        if roots.is_empty() {
+        let free = trees.dying().into_iter().filter(|(_, stage)| is_free(*stage));
+        let free: Vec<_> = free.map(|(tree, _)| tree).collect();
+        if free.is_empty() {
             return;
         }
-        for tree in self.shared.flusher().let_roots_go(&roots) {
+        let roots: Vec<_> = free.iter().map(|tree| tree.root).collect();
+        let going: HashSet<_> = self.shared.flusher().let_roots_go(&roots).into_iter().collect();
+        for tree in free.iter().filter(|tree| going.contains(&tree.root)) {
             trees.set_stage(tree.tree, Stage::Leaving);
         }
     }
