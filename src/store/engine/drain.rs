@@ -125,7 +125,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let overlay = Arc::clone(&self.shared.overlay);
         let mut left = self.drain_once(&overlay).await?;
         // What the log had of dying trees was in the way of their end.
-        self.shared.dying.ask();
+        self.shared.dying.errand.ask();
         loop {
             let is_to_carry = {
                 let mut state = self.shared.draining.state();

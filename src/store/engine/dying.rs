@@ -211,7 +211,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Parting::Done(new, number) => {
                     held.wrote_all();
                     self.log.commit(number, durability);
-                    self.shared.dying.ask();
+                    self.shared.dying.errand.ask();
                     return Ok(Some((new, number)));
                 }
                 Parting::Changed => {}

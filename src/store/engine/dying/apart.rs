@@ -51,7 +51,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 trees.set_stage(tree.tree, Stage::Over);
             }
         }
-        self.shared.dying.ask();
+        self.shared.dying.errand.ask();
         Ok(())
     }
 
@@ -63,11 +63,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// The store takes no writes.
     pub(in crate::store::engine) async fn wait_for_remains(&self) -> Result<bool> {
         let dying = &self.shared.dying;
-        let (wanted, enough) = (dying.wanted(), dying.deleted() + ASKED_KEYS);
-        let was_at_work = dying.is_at_work();
+        let (wanted, enough) = (dying.errand.wanted(), dying.deleted() + ASKED_KEYS);
+        let was_at_work = dying.errand.is_at_work();
         loop {
             let moment = self.shared.progress.now();
-            if !dying.is_at_work() || dying.is_done(wanted) || dying.deleted() >= enough {
+            if !dying.errand.is_at_work() || dying.errand.is_done(wanted) || dying.deleted() >= enough {
                 return Ok(was_at_work);
             }
             self.shared.check_writable("write to store")?;
@@ -225,7 +225,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             trees.set_stage(**tree, Stage::Over);
         }
         if !gone.is_empty() {
-            self.shared.dying.ask();
+            self.shared.dying.errand.ask();
         }
     }
 }
@@ -238,19 +238,19 @@ pub(in crate::store::engine) async fn take_apart_when_asked<E: Env, N: Namespace
 ) {
     let ends = Ends(shared);
     loop {
-        ends.0.dying.asked.wait().await;
+        ends.0.dying.errand.asked().await;
         loop {
             let Some(store) = store.upgrade() else { return };
-            let wanted = ends.0.dying.wanted();
+            let wanted = ends.0.dying.errand.wanted();
             let (is_done, env) = (store.take_trees_apart().await, store.env.clone());
             drop(store);
             // Those too who wait for what is left.
-            ends.0.dying.set_done(wanted);
+            ends.0.dying.errand.set_done(wanted);
             ends.0.progress.tell();
             if is_done {
                 break;
             }
-            either(ends.0.dying.asked.wait(), env.sleep(AGAIN)).await;
+            either(ends.0.dying.errand.asked(), env.sleep(AGAIN)).await;
         }
     }
 }
@@ -260,7 +260,7 @@ struct Ends(Arc<Shared>);
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        self.0.dying.set_done(u64::MAX);
+        self.0.dying.errand.set_done(u64::MAX);
         self.0.progress.tell();
     }
 }

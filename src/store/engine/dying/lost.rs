@@ -1,9 +1,9 @@
 //! What the cores of a store tell each other of trees that have lost their names.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use crate::store::engine::signal::Signal;
+use crate::store::engine::signal::Errand;
 
 /// Who waits for keys to be deleted looks each time so many more are.
 const TOLD_KEYS: u64 = 256;
@@ -12,41 +12,13 @@ const TOLD_KEYS: u64 = 256;
 #[derive(Debug, Default)]
 pub(in crate::store::engine) struct Dying {
     pub(super) lost: LostTrees,
-    /// There is something to take apart.
-    pub(in crate::store::engine) asked: Arc<Signal>,
-    /// How often that was said, and of which of these times the task has done what it could.
-    wanted: AtomicU64,
-    done: AtomicU64,
+    /// To take apart what is left of them.
+    pub(in crate::store::engine) errand: Errand,
     /// Keys that it has deleted.
     deleted: AtomicU64,
 }
 
 impl Dying {
-    /// There is something to take apart.
-    pub(in crate::store::engine) fn ask(&self) {
-        self.wanted.fetch_add(1, Ordering::AcqRel);
-        self.asked.set();
-    }
-
-    /// How often that was said so far.
-    pub(super) fn wanted(&self) -> u64 {
-        self.wanted.load(Ordering::Acquire)
-    }
-
-    /// Nobody waits for what was said so often, or for the task at all.
-    pub(super) fn set_done(&self, wanted: u64) {
-        self.done.fetch_max(wanted, Ordering::AcqRel);
-    }
-
-    pub(super) fn is_done(&self, wanted: u64) -> bool {
-        self.done.load(Ordering::Acquire) >= wanted
-    }
-
-    /// Whether the task has not done yet what it can.
-    pub(super) fn is_at_work(&self) -> bool {
-        self.done.load(Ordering::Acquire) < self.wanted()
-    }
-
     /// The task has deleted some more keys; whether those who wait for that are to look.
     pub(super) fn has_deleted(&self, keys: usize) -> bool {
         let before = self.deleted.fetch_add(keys as u64, Ordering::AcqRel);

@@ -80,6 +80,18 @@ async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     panic!("it never came: {what}");
 }
 
+/// Closes a store whose trees have all lost their names and content: nothing is left of them.
+async fn closes_empty(store: &Store, what: &str) {
+    // The first one lets the log go, if it has to, and the second one the roots.
+    for _ in 0..2 {
+        store.checkpoint().await.expect("a checkpoint");
+    }
+    wait_until("no dying trees", async || stages(store).is_empty()).await;
+    assert_eq!(count_keys(store, catalog()).await, 0);
+    store.close().await.expect("it closes");
+    assert!(used_pages(store) <= 3, "{what}: {} pages are in use", used_pages(store));
+}
+
 /// The trees that were cleared are empty, their roots aside, and nobody has a piece of a value.
 async fn are_apart(store: &Store) {
     let is_apart = |stage: &Stage| !matches!(stage, Stage::Young | Stage::Old);
@@ -184,14 +196,7 @@ fn nothing_of_removed_trees_is_left_in_the_end() {
         drop(store);
         let store = reopen(&disk).await;
         are_apart(&store).await;
-        // The first one lets the log go, if it has to, and the second one the roots.
-        for _ in 0..2 {
-            store.checkpoint().await.expect("a checkpoint");
-        }
-        wait_until("no dying trees", async || stages(&store).is_empty()).await;
-        assert_eq!(count_keys(&store, catalog()).await, 0);
-        store.close().await.expect("it closes");
-        assert!(used_pages(&store) <= 3, "{} pages are in use", used_pages(&store));
+        closes_empty(&store, "20 trees").await;
         drop(store);
         let store = reopen(&disk).await;
         assert_eq!(stages(&store), []);
@@ -371,13 +376,7 @@ fn a_crash_at_any_point_leaves_the_name_with_the_old_content_or_without() {
             drop(store);
             let store = reopen(&disk).await;
             are_apart(&store).await;
-            for _ in 0..2 {
-                store.checkpoint().await.expect("a checkpoint");
-            }
-            wait_until("no dying trees", async || stages(&store).is_empty()).await;
-            assert_eq!(count_keys(&store, catalog()).await, 0);
-            store.close().await.expect("it closes");
-            assert!(used_pages(&store) <= 3, "seed {seed}: {} pages", used_pages(&store));
+            closes_empty(&store, &format!("seed {seed}")).await;
         });
     }
 }

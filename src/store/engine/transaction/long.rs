@@ -208,7 +208,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.log.commit(number, durability);
             written.into_iter().for_each(Unreferenced::refer_to);
             if changes.list.iter().any(|change| seen.0.get(change.place).is_some_and(is_long)) {
-                self.shared.values.ask();
+                self.shared.values.errand.ask();
             }
             return Ok(Some(number));
         }
