@@ -17,6 +17,7 @@
 //! | `grow` | a namespace that grows |
 //! | `overlays`, `drain` | what the log has and the trees do not; the task that brings it into them |
 //! | `pending` | keys of a large transaction: writers wait |
+//! | `dying` | clears and removes trees; the task that takes their content apart |
 //! | `collect` | gets back the memory of cores that are idle |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
@@ -126,6 +127,8 @@ mod counts;
 mod defect;
 #[cfg(not(any(loom, shuttle)))]
 mod drain;
+#[cfg(not(any(loom, shuttle)))]
+mod dying;
 #[cfg(not(any(loom, shuttle)))]
 mod evict;
 pub(super) mod flush;

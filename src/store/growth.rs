@@ -17,7 +17,11 @@
 //!
 //! An event that is drained before it is counted is counted twice, and none is left out. It
 //! may be that the keeper can write none of these pages for now, because a writer is at a step with
-//! one of them; then it [lets some pass](Growth::let_pass).
+//! one of them; then it [lets some pass](Growth::let_pass), an eighth of the limit at a time. That
+//! has an end, a quarter beyond the limit by what was seen, so that what they make still fits: the
+//! limit is three quarters of a group at most (`Streams::growth_bytes`). Nor is more ever needed: a
+//! writer at a step waits for nobody, and what others leave half done the keeper finishes by itself
+//! (`engine/stall.rs`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,12 +33,15 @@ pub(in crate::store) struct Growth {
     counted: AtomicU64,
     /// Writers wait as soon as so many bytes are counted.
     allowed: AtomicU64,
+    /// What was seen last.
+    seen: AtomicU64,
 }
 
 impl Growth {
     /// So many bytes may be not durable. A page is not longer than `page_bytes` when it is split.
     pub(in crate::store) fn new(limit_bytes: u64, page_bytes: u64) -> Self {
-        Self { limit_bytes, page_bytes, counted: AtomicU64::new(0), allowed: AtomicU64::new(limit_bytes) }
+        let (counted, allowed) = (AtomicU64::new(0), AtomicU64::new(limit_bytes));
+        Self { limit_bytes, page_bytes, counted, allowed, seen: AtomicU64::new(0) }
     }
 
     pub(in crate::store) fn grew(&self, pages: u64) {
@@ -48,10 +55,15 @@ impl Growth {
 
     pub(in crate::store) fn saw(&self, told: u64, bytes: u64) {
         self.allowed.store(told + self.limit_bytes.saturating_sub(bytes), Ordering::Relaxed);
+        self.seen.store(bytes, Ordering::Relaxed);
     }
 
+    /// Some writers may go on, unless too much was seen.
     pub(in crate::store) fn let_pass(&self) {
-        self.allowed.store(self.told() + self.limit_bytes.div_ceil(8), Ordering::Relaxed);
+        let some = self.limit_bytes.div_ceil(8);
+        if self.seen.load(Ordering::Relaxed) + some <= self.limit_bytes.saturating_add(self.limit_bytes / 4) {
+            self.allowed.store(self.told() + some, Ordering::Relaxed);
+        }
     }
 
     pub(in crate::store) fn is_reached(&self) -> bool {
@@ -77,11 +89,14 @@ mod tests {
         growth.saw(told, 49);
         assert!(!growth.is_reached());
         growth.grew(9);
-        growth.saw(growth.told(), 200);
+        growth.saw(growth.told(), 90);
         assert!(growth.is_reached());
         growth.let_pass();
         assert!(!growth.is_reached());
         growth.grew(1);
         assert!(growth.is_reached(), "an eighth");
+        growth.saw(growth.told(), 91);
+        growth.let_pass();
+        assert!(growth.is_reached(), "a quarter beyond the limit is the end");
     }
 }

@@ -93,8 +93,8 @@ fn writes_that_wait_for_room_allocate_nothing() {
             assert_ne!(read, 0, "the stream ended early");
             received += u64::try_from(read).expect("small");
         }
-        // A queue may grow once more, for a burst that is longer than all before; that is nothing
-        // beside the thousands of writes.
+        // The queue of chunks that arrived and were not read yet (`reactor::feed`) doubles for a
+        // burst that is longer than all before. The kernel's buffers bound it, so that this ends.
         let allocations = counting::allocations() - before;
         assert!(allocations <= 4, "{allocations} allocations");
     });

@@ -183,6 +183,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.shared.log_limit.has(state.segments.log_count());
         }
         count(Count::Checkpoints);
+        self.let_roots_go();
         self.log.shared().segments_came();
         // Whoever takes it: writers may wait for the log to become shorter.
         self.shared.progress.tell();

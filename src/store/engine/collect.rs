@@ -35,6 +35,7 @@ impl<E: Env, N: Namespace> Drop for CoreStore<E, N> {
     fn drop(&mut self) {
         // The tasks see that it is gone.
         self.asked.set();
-        self.shared.values.asked.set();
+        self.shared.values.errand.wake();
+        self.shared.dying.errand.wake();
     }
 }

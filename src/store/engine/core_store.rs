@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::counts::{Count, count};
 use super::defect::Defects;
+use super::dying::lost::Dying;
 use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::lengths::{Lengths, LengthsOfCore};
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) lengths: Lengths,
     pub(super) loads: Loads,
     pub(super) values: LongValues,
+    pub(super) dying: Dying,
     pub(super) round: Arc<Round>,
     /// There is something for the keeper to do.
     pub(super) keeper: Arc<Signal>,
@@ -128,6 +130,7 @@ impl Shared {
             lengths: Lengths::default(),
             loads: Loads::default(),
             values: LongValues::default(),
+            dying: Dying::default(),
             round: Arc::default(),
             keeper,
             progress: Progress::default(),

@@ -147,7 +147,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             for (overlay, left) in &mut tried {
                 if overlay.draining.take_to_carry() {
                     self.carry_on(overlay, left).await?;
-                    overlay.draining.through(left);
+                    self.is_through(overlay, left);
                     has_carried = true;
                 }
             }
@@ -162,9 +162,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             for (overlay, left) in &mut tried {
                 self.try_again(overlay, left).await?;
-                overlay.draining.through(left);
+                self.is_through(overlay, left);
             }
         }
+    }
+
+    /// All of an overlay was tried, and this is left.
+    fn is_through(&self, overlay: &Overlaid, left: &[Left]) {
+        overlay.draining.through(left);
+        // What the log had of dying trees was in the way of their end.
+        self.shared.dying.errand.ask();
     }
 
     /// Goes over the overlays that were not gone over yet, and lets go of those that are drained.
@@ -176,7 +183,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 if self.shared.is_over() {
                     return Ok(());
                 }
-                overlay.draining.through(&left);
+                self.is_through(&overlay, &left);
                 self.shared.keeper.set();
                 tried.push((overlay, left));
             }

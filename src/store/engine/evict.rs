@@ -58,6 +58,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let moment = self.shared.progress.now();
         let mut dirty = Vec::new();
         if self.evict_now(|page| dirty.push(page)) {
+            // It is free when others have looked away, and may not be enough: they come first.
+            yield_now().await;
             return Ok(());
         }
         self.shared.want(dirty);

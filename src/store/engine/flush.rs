@@ -134,6 +134,8 @@ pub(in crate::store) struct Flusher {
     /// What the bundle that is being put together has no room for, with all that it needs: so it is
     /// found out once, and not for each page that needs it.
     too_heavy: BTreeSet<PageId>,
+    /// Roots of trees that are no more, with the epochs that the next use of their ids starts from.
+    leaving: BTreeMap<PageId, ChildWord>,
     /// Events that were drained and not learned from yet.
     batch: Vec<Event>,
     log_start: u64,
@@ -155,6 +157,7 @@ impl Flusher {
             wanted: VecDeque::new(),
             is_wanted: BTreeSet::new(),
             too_heavy: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             batch: Vec::new(),
             log_start,
             captures: 0,
@@ -319,6 +322,20 @@ impl Flusher {
         }
     }
 
+    /// The roots of trees that nobody will reach any more are to be free with the next bundles, but
+    /// for those on which something depends that is to be written or freed. Those that go.
+    pub(in crate::store) fn let_roots_go(&mut self, roots: &[ChildWord]) -> Vec<ChildWord> {
+        let needed = self.structure.needed();
+        let is_busy = |id: PageId| self.dirty.get(id).is_some() || self.under_way.contains_key(&id);
+        let can_go = |root: &ChildWord| !is_busy(root.id()) && !needed.contains(&root.id());
+        let going: Vec<_> = roots.iter().copied().filter(can_go).collect();
+        for root in &going {
+            // As of a page that is removed and then free: two more than anybody knows.
+            self.leaving.insert(root.id(), ChildWord::new(root.id(), root.epoch().next().next()));
+        }
+        going
+    }
+
     /// How many pages the evicter waits for.
     pub(in crate::store) fn wanted_count(&self) -> usize {
         self.is_wanted.len()
@@ -421,6 +438,9 @@ impl Flusher {
             self.under_way.remove(&freed.id());
             self.structure.gone.remove(&freed.id());
             self.structure.flux.remove(&freed.id());
+            if self.leaving.remove(&freed.id()).is_some() {
+                self.structure.roots.remove(&freed.id());
+            }
             self.dirty.take(freed.id());
         }
         if self.defect == Some(FlushDefect::CleanByMistake) {

@@ -196,6 +196,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         let position = self.log.shared().with_leader(|leader| leader.position()).await;
         self.shared.state().note(position);
+        self.let_roots_go();
         let so_far = self.log.log().stable_number();
         // What is dirty is in memory, but of a page that is split often all halves are written.
         let mut left = self.shared.memory.account().limit_bytes() * 4;

@@ -54,8 +54,9 @@
 //! A tree that is cleared gets another root, so sums are by root as well. Until it is certain that
 //! the write which does it, or which removes the tree, is durable the lengths of a cut have the old
 //! root's: [`Lengths::end`] says by which number it ended, and the sums go with the first cut
-//! behind that. A new root has no keys at first, and needs no step. Recovery counts from none where
-//! the log, from S on, has the tree made or cleared.
+//! behind that. What takes the old tree apart counts for nothing ([`dying`](super::dying)), and
+//! recovery counts nothing for a tree without a name. A new root has no keys at first, and needs no
+//! step. Recovery counts from none where the log, from S on, has the tree made or cleared.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -238,7 +239,9 @@ impl Lengths {
     }
 
     /// The write with this number, which is drawn and whose record is not appended yet, has cleared
-    /// the tree of this root, or removed it. Nobody writes to it with a larger number.
+    /// the tree of this root, or removed it. Nobody writes to it with a larger number, but for
+    /// writers of other cores that were on their way: what they add counts for no tree that has a
+    /// name.
     pub(super) fn end(&self, tree: TreeRoot, number: u64) {
         lock(&self.0).ended.push((root(tree), number));
     }
@@ -289,11 +292,11 @@ impl Lengths {
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// How many keys a tree has; 0 if there is no such tree. Writes that are under way may be
-    /// counted or not. It is exact if nobody wrote to the tree without looking
+    /// How many keys a tree has; 0 if there is no such tree, or it has lost its name. Writes that
+    /// are under way may be counted or not. It is exact if nobody wrote to the tree without looking
     /// ([`CoreStore::write`]).
     pub(in crate::store) fn len(&self, tree: u32) -> u64 {
-        let root = self.shared.trees().root_of(tree);
+        let root = self.shared.trees().counted_root_of(tree);
         root.map_or(0, |tree| self.shared.lengths.of(tree))
     }
 

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use super::collect::collect_when_asked;
 use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
 use super::defect::{Defects, EngineDefect};
+use super::dying::take_apart_when_asked;
 use super::lengths::Cut;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
@@ -432,6 +433,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.env.spawn("store drain", Rc::clone(self).drain(duty("store drain")));
         let reclaims = reclaim_when_asked(Rc::downgrade(self), Arc::clone(&self.shared));
         self.env.spawn("store values", reclaims);
+        let takes_apart = take_apart_when_asked(Rc::downgrade(self), Arc::clone(&self.shared));
+        self.env.spawn("store dying trees", takes_apart);
     }
 
     /// Makes the new epoch durable, before anything else is written.

@@ -169,6 +169,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if !self.may_write(tree, key) {
                 continue;
             }
+            self.check_tree(tree)?;
             // Here, as its number is drawn soon after.
             if !is_admitted && !self.shared.space.admit(adds) {
                 drop(room);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::store::btree::TreeRoot;
 use crate::store::codec::Reader;
-use crate::store::overlay::TreeChange;
+use crate::store::overlay::{Newest, TreeChange};
 use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// The catalog: the tree of trees.
@@ -27,6 +27,22 @@ pub(super) fn unnamed() -> [TreeRoot; 2] {
 
 /// What the keys of the catalog that name trees begin with.
 pub(super) const NAMES: u8 = b't';
+/// What those of trees without names begin with. The tree's number follows, and the value is the
+/// child word of its root.
+pub(super) const DYING: u8 = b'd';
+
+/// The key of the catalog for a tree without a name.
+pub(super) fn dying_key(tree: u32) -> [u8; 5] {
+    let mut key = [DYING; 5];
+    key[1..].copy_from_slice(&tree.to_be_bytes());
+    key
+}
+
+/// The number in such a key.
+fn dying_number(key: &[u8]) -> Option<u32> {
+    let number = key.strip_prefix(&[DYING])?.try_into().ok().map(u32::from_be_bytes)?;
+    (number > values().tree).then_some(number)
+}
 
 /// A tree of the store, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,18 +76,35 @@ impl NamedTree {
     }
 }
 
-/// The trees of a store that have names.
+/// How far a dying tree has come. See the head of
+/// [`dying`](super::dying).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Young,
+    Kept,
+    Old,
+    /// All records of the tree have numbers below `from`.
+    Empty {
+        from: u64,
+    },
+    Leaving,
+    Over,
+}
+
+/// The trees of a store that have names, and those that had.
 #[derive(Debug)]
 pub(super) struct Trees {
     by_number: BTreeMap<u32, NamedTree>,
     by_name: HashMap<Box<str>, u32>,
+    dying: BTreeMap<u32, (ChildWord, Stage)>,
     /// The largest number that a tree ever had, as far as that is known.
     last: u32,
 }
 
 impl Default for Trees {
     fn default() -> Self {
-        Self { by_number: BTreeMap::new(), by_name: HashMap::new(), last: values().tree }
+        let (by_number, by_name, dying) = Default::default();
+        Self { by_number, by_name, dying, last: values().tree }
     }
 }
 
@@ -79,8 +112,67 @@ impl Trees {
     pub(super) fn insert(&mut self, tree: NamedTree) {
         let number = tree.root.tree;
         self.last = self.last.max(number);
-        self.by_name.insert(tree.name.clone(), number);
+        let before = self.by_name.insert(tree.name.clone(), number);
+        if let Some(before) = before.filter(|before| *before != number) {
+            self.by_number.remove(&before);
+        }
         self.by_number.insert(number, tree);
+    }
+
+    /// The name of the tree with this number is that of another one now, or of none.
+    pub(super) fn part(&mut self, number: u32, new: Option<NamedTree>) {
+        let Some(old) = self.by_number.get(&number) else { return };
+        self.dying.insert(number, (old.root.root, Stage::Young));
+        self.remove(number);
+        if let Some(new) = new {
+            self.insert(new);
+        }
+    }
+
+    /// The trees without names, in the order of their numbers.
+    pub(super) fn dying(&self) -> Vec<(TreeRoot, Stage)> {
+        self.dying.iter().map(|(&tree, &(root, stage))| (TreeRoot { tree, root }, stage)).collect()
+    }
+
+    /// Whether the tree has a name, or is the store's own, or is being taken apart.
+    pub(super) fn has_content(&self, number: u32) -> bool {
+        match self.dying.get(&number) {
+            Some((_, stage)) => matches!(stage, Stage::Young | Stage::Kept | Stage::Old),
+            None => self.root_of(number).is_some(),
+        }
+    }
+
+    pub(super) fn set_stage(&mut self, dying: u32, stage: Stage) {
+        if let Some(dying) = self.dying.get_mut(&dying) {
+            dying.1 = stage;
+        }
+    }
+
+    /// Nothing is left of it.
+    pub(super) fn forget(&mut self, dying: u32) {
+        self.dying.remove(&dying);
+    }
+
+    /// Does what an entry of the catalog says, while the store is opened. None if it is none.
+    pub(super) fn learn(&mut self, key: &[u8], newest: &Newest<'_>) -> Option<()> {
+        match (key.first()?, newest) {
+            (&NAMES, Newest::Put { value, .. }) => self.insert(NamedTree::decode(key, value)?),
+            (&NAMES, Newest::Deleted) => {
+                let name = std::str::from_utf8(&key[1..]).ok()?;
+                if let Some(number) = self.by_name.get(name).copied() {
+                    self.remove(number);
+                }
+            }
+            (&DYING, Newest::Put { value, .. }) => {
+                let number = dying_number(key)?;
+                let root = ChildWord::from_bits(u64::from_le_bytes((*value).try_into().ok()?));
+                self.last = self.last.max(number);
+                self.dying.insert(number, (root.is_some().then_some(root)?, Stage::Old));
+            }
+            (&DYING, Newest::Deleted) => self.forget(dying_number(key)?),
+            _ => return None,
+        }
+        Some(())
     }
 
     fn remove(&mut self, number: u32) {
@@ -113,7 +205,16 @@ impl Trees {
     /// The root that a tree has now.
     pub(super) fn root_of(&self, number: u32) -> Option<TreeRoot> {
         let unnamed = unnamed().into_iter().find(|tree| tree.tree == number);
-        unnamed.or_else(|| self.by_number.get(&number).map(|tree| tree.root))
+        let dying = |(root, stage): &(ChildWord, Stage)| {
+            (*stage != Stage::Over).then_some(TreeRoot { tree: number, root: *root })
+        };
+        let named = || self.by_number.get(&number).map(|tree| tree.root);
+        unnamed.or_else(named).or_else(|| self.dying.get(&number).and_then(dying))
+    }
+
+    /// The root that a tree has now, if its keys are counted: it is not dying.
+    pub(super) fn counted_root_of(&self, number: u32) -> Option<TreeRoot> {
+        self.root_of(number).filter(|_| !self.dying.contains_key(&number))
     }
 
     /// Does what the log says, whether it was done before or not.
@@ -126,6 +227,7 @@ impl Trees {
             TreeChange::Remove { tree } => {
                 self.last = self.last.max(*tree);
                 self.remove(*tree);
+                self.forget(*tree);
             }
             TreeChange::Clear { tree, root } | TreeChange::Install { tree, root } => {
                 if let Some(tree) = self.by_number.get_mut(tree) {

@@ -1,8 +1,9 @@
-//! A signal to one task: set by any core, awaited by whoever has the task.
+//! How tasks of several cores tell each other: a signal to one task, set by any core; an errand for
+//! one; progress, which many wait for.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -32,6 +33,53 @@ impl Signal {
             // After the waker is there: who sets it meanwhile sees the waker, or is seen here.
             if self.is_set.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
         })
+    }
+}
+
+/// What a task in the background is asked to do, by any core, and how far it has come.
+#[derive(Debug, Default)]
+pub(super) struct Errand {
+    /// There is something to do.
+    asked: Signal,
+    /// How often that was said, and of which of these times the task has done what it could.
+    wanted: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Errand {
+    /// There is something to do.
+    pub(super) fn ask(&self) {
+        self.wanted.fetch_add(1, Ordering::AcqRel);
+        self.wake();
+    }
+
+    /// Makes the task look, though there is nothing new to do.
+    pub(super) fn wake(&self) {
+        self.asked.set();
+    }
+
+    /// For the task: completes when there is something to do, or it was woken.
+    pub(super) fn asked(&self) -> impl Future<Output = ()> + '_ {
+        self.asked.wait()
+    }
+
+    /// How often it was said so far that there is something to do.
+    pub(super) fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::Acquire)
+    }
+
+    /// Nobody waits for what was said so often, or, if that is the largest number, for the task.
+    pub(super) fn set_done(&self, wanted: u64) {
+        self.done.fetch_max(wanted, Ordering::AcqRel);
+    }
+
+    pub(super) fn is_done(&self, wanted: u64) -> bool {
+        self.done.load(Ordering::Acquire) >= wanted
+    }
+
+    /// Whether the task has not done yet what it can.
+    pub(super) fn is_at_work(&self) -> bool {
+        !self.is_done(self.wanted())
     }
 }
 

@@ -30,6 +30,11 @@
 //! ([`Kind`]). If even that is not enough the writer waits until replaced values are reclaimed, and
 //! the keeper has made the account exact, as any that is to be refused; a value that is longer than
 //! what is kept may be refused. Deletes, and what marks a replaced value as such, are never.
+//!
+//! # Trees that are cleared
+//!
+//! What they had counts as used until a task has taken it apart ([`dying`](super::dying)). A write
+//! that does not fit waits for some of that before it asks for anything else.
 
 pub(super) mod account;
 
@@ -67,7 +72,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// [`ErrorKind::NoSpace`]: both were done already. Or the store has failed.
     pub(super) async fn ask_for_room(&self, asked: &mut u32) -> Result<()> {
-        *asked += 1;
+        // What a tree had that lost its name makes room, however long that takes.
+        if !self.wait_for_remains().await? {
+            *asked += 1;
+        }
         if *asked > MAX_ASKS || (*asked > 1 && self.shared.space.is_exact()) {
             return Err(self.no_room("write to store"));
         }

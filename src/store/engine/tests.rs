@@ -1,5 +1,6 @@
 //! Tests of the whole engine: what is written is found, now, after closing, and after a crash.
 
+mod clear;
 mod crash;
 mod faults;
 mod full_memory;

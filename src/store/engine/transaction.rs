@@ -44,6 +44,7 @@
 
 mod large;
 mod long;
+mod remains;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -288,6 +289,15 @@ pub(super) enum Reads {
     Presence,
 }
 
+/// Whose keys are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Those of trees that have names, as long as they have them.
+    Named,
+    /// Those of a tree that nobody can reach any more.
+    Dying,
+}
+
 /// What became of an attempt to run a transaction.
 enum Attempt<R> {
     Missed(Miss),
@@ -348,6 +358,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 // Others took it while this waited for the log.
                 continue;
             }
+            self.check_trees(keys)?;
             // Nothing awaits from here to the record.
             if let Err(refusal) = self.is_ready(keys) {
                 drop(room);
@@ -358,7 +369,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 self.overcome(refusal).await?;
                 continue;
             }
-            let (result, changes) = match self.attempt(keys, (reads, &long), &mut run)? {
+            let attempt = self.attempt(keys, (reads, &long), &mut run)?;
+            // Once more: a tree that was cleared on another core is taken apart there.
+            self.check_trees(keys)?;
+            let (result, changes) = match attempt {
                 Attempt::Ran(result, changes) => (result, changes),
                 Attempt::Outdated => continue,
                 Attempt::Large => break,
@@ -369,7 +383,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
-                    match self.carry_out(keys, changes, &seen, durability).await? {
+                    match self.carry_out(keys, changes, &seen, (durability, Reach::Named)).await? {
                         long::Carried::Out(number) => return Ok((result, Some(number))),
                         long::Carried::Changed => continue,
                         long::Carried::Large => break,
@@ -390,6 +404,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             return Ok((result, Some(number)));
         }
         Box::pin(self.transact_large((reads, durability), keys, &mut run)).await
+    }
+
+    fn check_trees(&self, keys: &[Key<'_>]) -> Result<()> {
+        keys.iter().try_for_each(|(tree, _)| self.check_tree(*tree))
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
@@ -429,7 +447,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Brings over what the overlay has of the keys, loads their leaves, and waits for memory.
-    async fn prepare(&self, keys: &[Key<'_>]) -> Result<()> {
+    pub(super) async fn prepare(&self, keys: &[Key<'_>]) -> Result<()> {
         for (tree, key) in keys {
             self.bring_over(*tree, key).await?;
             loop {
@@ -449,40 +467,35 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Whether the leaves are in memory that writes to these keys go to. Some may have been evicted
     /// while others were waited for.
-    fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
+    pub(super) fn is_ready(&self, keys: &[Key<'_>]) -> std::result::Result<(), Refusal> {
         let pin = self.core.pin_with(Room::Reserve);
         keys.iter().try_for_each(|(tree, key)| pin.leaf_for(*tree, key).map(drop))
     }
 
     /// Whether there is memory to change so many keys.
-    fn has_memory(&self, keys: usize) -> bool {
+    pub(super) fn has_memory(&self, keys: usize) -> bool {
         let account = self.shared.memory.account();
         let ordinary = account.limit_bytes() - account.reserve_bytes();
         let wanted = (keys as u64 * BYTES_PER_KEY).min(ordinary / 8);
         account.used_bytes() + wanted <= ordinary
     }
 
+    /// What makes room for one change is not to evict the leaf of another.
+    fn spare_leaves(&self, keys: &[Key<'_>]) {
+        let pin = self.core.pin();
+        let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
+        *self.spared.borrow_mut() = leaves.collect();
+    }
+
     /// Makes the changes under one number, and writes their record.
     fn apply(&self, keys: &[Key<'_>], changes: &Changes, room: &mut LogRoom<'_>) -> u64 {
-        {
-            // What makes room for one change is not to evict the leaf of another.
-            let pin = self.core.pin();
-            let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
-            *self.spared.borrow_mut() = leaves.collect();
-        }
         let number = room.draw_one();
         // Deletes last: what they leave empty is removed, and its range is that of a leaf that may
         // not be in memory.
         let (deletes, puts): (Vec<_>, Vec<_>) =
             changes.iter(keys).partition(|(_, change, _)| *change == Change::Delete);
-        let mut all = puts.into_iter().chain(deletes).map(|(key, change, _)| (key, change));
-        let refused = all.by_ref().find(|(key, change)| !self.apply_one(*key, *change, number));
-        let left: Vec<_> = refused.into_iter().chain(all).collect();
-        self.spared.borrow_mut().clear();
-        if !left.is_empty() {
-            // Before the record can be seen: no checkpoint may let the log go that still has it.
-            self.leave(left, number);
-        }
+        let all = puts.into_iter().chain(deletes).map(|(key, change, _)| (key, change));
+        self.apply_all(keys, all, number);
         for ((tree, _), _, effect) in changes.iter(keys) {
             self.lengths.add(tree, number, effect);
         }
@@ -492,6 +505,23 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         });
         number
+    }
+
+    /// Makes changes of these keys in their leaves, or where there is no memory for that leaves them
+    /// to the drain. They are not in the log yet: no checkpoint may let go what is not in a leaf.
+    pub(super) fn apply_all<'c>(
+        &self,
+        keys: &[Key<'_>],
+        mut changes: impl Iterator<Item = (Key<'c>, Change<'c>)>,
+        number: u64,
+    ) {
+        self.spare_leaves(keys);
+        let refused = changes.by_ref().find(|(key, change)| !self.apply_one(*key, *change, number));
+        let left: Vec<_> = refused.into_iter().chain(changes).collect();
+        self.spared.borrow_mut().clear();
+        if !left.is_empty() {
+            self.leave(left, number);
+        }
     }
 
     /// Makes a change in its leaf, if there is memory for it.

@@ -27,6 +27,8 @@
 //! | the roots of trees that the log has made, and of none that it has removed after that | if such a root was never durable its id is free for the mapping, but it is named in the catalog: it is [claimed](crate::store::btree::Pin::ensure_root), and made again as an empty leaf, before any id is given out |
 //! | the catalog is read as it is on the namespace | it may be older than the log, or newer than its start |
 //! | the changes that the log has, by number, in their order | they can be made twice |
+//! | the newest operation that the log has of each of the catalog's keys | it says the same of trees that are made, and all of trees that lose their names ([`dying`](super::dying)) |
+//! | which of the dying trees still have roots | the log's records of the others are dropped |
 //! | the overlay of records | it has to know the root of each tree |
 //!
 //! What is read of the catalog in between is not what the tree 0 will have, but what the log says
@@ -38,7 +40,7 @@ use std::rc::Rc;
 
 use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
-use super::registry::{NAMES, NamedTree, Trees, catalog, unnamed};
+use super::registry::{DYING, NAMES, NamedTree, Trees, catalog, unnamed};
 use super::scan::Scan;
 use super::space::account::added_bytes;
 use crate::block::Namespace;
@@ -48,12 +50,12 @@ use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::events::Event;
 use crate::store::options::{Durability, MAX_TREE_NAME_BYTES, MAX_TREES};
-use crate::store::overlay::{Builder, Direction, TreeChange};
+use crate::store::overlay::{Builder, Direction, Newest, TreeChange};
 use crate::store::wal::{Effect, Operation};
 use crate::store::word::ChildWord;
 
 /// What the empty root of a new tree takes at most, with its header.
-const ROOT_BYTES: u64 = 256;
+pub(super) const ROOT_BYTES: u64 = 256;
 
 /// The roots that the log has made and that are still those of their trees, each with the number of
 /// the write that made it.
@@ -90,19 +92,27 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 self.dirty_root(root, from);
             }
         }
+        let no_entry = || {
+            Error::new(ErrorKind::Corrupt, "open store")
+                .at(self.shared.name.clone())
+                .because("an entry of its catalog is none")
+        };
         let mut trees = Trees::default();
-        let names = (Bound::Included(vec![NAMES]), Bound::Excluded(vec![NAMES + 1]));
-        let mut scan = Scan::new(self, catalog(), names, Direction::Forwards);
-        while let Some((key, value)) = scan.next_ref().await? {
-            let tree = NamedTree::decode(key, value).ok_or_else(|| {
-                Error::new(ErrorKind::Corrupt, "open store")
-                    .at(self.shared.name.clone())
-                    .because("an entry of its catalog is none")
-            })?;
-            trees.insert(tree);
+        for kind in [NAMES, DYING] {
+            let keys = (Bound::Included(vec![kind]), Bound::Excluded(vec![kind + 1]));
+            let mut scan = Scan::new(self, catalog(), keys, Direction::Forwards);
+            while let Some((key, value)) = scan.next_ref().await? {
+                trees.learn(key, &Newest::Put { value, expiry: None }).ok_or_else(no_entry)?;
+            }
         }
         records.tree_changes().iter().for_each(|(_, change)| trees.apply(change));
-        self.shared.lengths.replayed(records.counted(), |tree| trees.root_of(tree));
+        for (key, newest) in records.newest_of(catalog().tree) {
+            if matches!(key.first(), Some(&(NAMES | DYING))) {
+                trees.learn(key, &newest).ok_or_else(no_entry)?;
+            }
+        }
+        self.open_dying(&mut trees).await?;
+        self.shared.lengths.replayed(records.counted(), |tree| trees.counted_root_of(tree));
         self.shared.overlay.add(records.finish(|tree| trees.root_of(tree).map(|tree| tree.root.bits())));
         *self.shared.trees() = trees;
         Ok(())
@@ -121,7 +131,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// The keeper hears that a root is not durable, and that the log has made it with the number
     /// `from`.
-    fn dirty_root(&self, TreeRoot { tree, root }: TreeRoot, from: u64) {
+    pub(super) fn dirty_root(&self, TreeRoot { tree, root }: TreeRoot, from: u64) {
         self.events.push(Event::Dirty { tree, parent: root.id(), page: root.id(), from });
     }
 

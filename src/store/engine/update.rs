@@ -191,6 +191,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if !self.may_write(tree, key) {
                 continue;
             }
+            self.check_tree(tree)?;
             let (mut is_long, mut is_refused) = (false, false);
             let updated = {
                 let pin = self.core.pin_with(memory);

@@ -204,7 +204,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let before = self.pages_in_use(&report).await?;
         let unnamed = [catalog(), values()].map(|tree| (tree, None));
         let named = self.trees().into_iter().map(|tree| (tree.root, Some(tree.name)));
-        for (tree, name) in unnamed.into_iter().chain(named) {
+        let dying = self.shared.trees().dying();
+        for (tree, _) in &dying {
+            // It may go at any time, or may be gone.
+            reached.borrow_mut().insert(tree.root.id());
+        }
+        let dying = dying.into_iter().map(|(tree, _)| (tree, None));
+        for (tree, name) in unnamed.into_iter().chain(named).chain(dying) {
             let left = RefCell::new(vec![Part::root(tree)]);
             let walk = Walk { tree, name, report: &report, reached: &reached, left };
             loop {
@@ -274,6 +280,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Looks at a page, and leaves its children to be looked at.
     async fn look_at_part(&self, walk: &Walk<'_>, part: Part) -> Result<()> {
+        if part.level.is_none() && !self.shared.trees().has_content(walk.tree.tree) {
+            return Ok(());
+        }
         let view = match self.read_part(walk.tree, &part).await {
             Ok(Some(view)) => view,
             Ok(None) => {

@@ -260,11 +260,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut state = self.shared.state();
         let PageState { segments, freeze, .. } = &mut *state;
         let pin = self.core.pin();
-        for freed in settled.freed {
-            segments.died(pin.release_durable(freed, freeze), now);
+        for freed in &settled.freed {
+            segments.died(pin.release_durable(*freed, freeze), now);
         }
         trailers.iter().for_each(|trailer| segments.settled(trailer.segment));
         self.shared.space.set_used(segments.taken_bytes());
+        drop(state);
+        self.roots_went(&settled.freed);
     }
 }
 

@@ -198,6 +198,14 @@ impl Builder {
         &self.changes
     }
 
+    /// The newest operation of each key of a tree, in no order. What deletions of ranges did to
+    /// them is left out.
+    pub(in crate::store) fn newest_of(&self, tree: u32) -> impl Iterator<Item = (&[u8], Newest<'_>)> {
+        let part = self.newest.get(&tree).copied();
+        let entries = self.entries.iter().filter(move |entry| Some(entry.part) == part);
+        entries.map(|entry| (entry.key(&self.arena), entry.newest(&self.arena)))
+    }
+
     /// What the log did to the numbers of keys, per tree that it still has.
     pub(in crate::store) fn counted(&self) -> impl Iterator<Item = Counted> + '_ {
         let parts = self.newest.values().map(|&part| &self.parts[part as usize]);

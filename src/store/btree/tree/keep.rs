@@ -262,6 +262,20 @@ impl<M: NodeMemory> Pin<'_, M> {
         Ok(true)
     }
 
+    /// Whether the page of a root still is that root. A page that cannot be read is taken for it.
+    ///
+    /// # Errors
+    ///
+    /// The frame of its id is not in memory.
+    pub(in crate::store) fn has_root(&self, tree: TreeRoot) -> Result<bool, Miss> {
+        match self.find(tree.root.id()) {
+            Ok(found) => Ok(found.is_some_and(|(node, _)| node.child() == tree.root)),
+            Err(Miss::Page(cold)) => Ok(cold.second.epoch() == tree.root.epoch()),
+            Err(Miss::Damaged(_)) => Ok(true),
+            Err(miss) => Err(miss),
+        }
+    }
+
     /// Gives the root of a new tree back, which nobody knows yet.
     pub(in crate::store) fn release_root(&self, tree: TreeRoot) {
         if let Ok(Some((_, word))) = self.find(tree.root.id()) {

@@ -13,6 +13,8 @@ use crate::store::word::{ChildWord, PageId};
 const MAX_ROUNDS: usize = 16;
 /// So many seeds are tried whose pages do not fit: each may cost the captures of a whole bundle.
 const MAX_TOO_LARGE: usize = 8;
+/// So many roots of trees that are no more are free with one bundle.
+const MAX_ROOTS: usize = 64;
 /// An inner page with so many children in flux goes first.
 const CROWD: usize = 32;
 
@@ -399,7 +401,8 @@ impl Flusher {
             Look::Gone(epoch) => Some(ChildWord::new(page, epoch.next())),
             _ => None,
         };
-        gone.filter_map(word).collect()
+        let leaving = self.leaving.values().filter(|root| !self.under_way.contains_key(&root.id()));
+        gone.filter_map(word).chain(leaving.copied().take(MAX_ROOTS)).collect()
     }
 
     fn seal<P: Pages>(&mut self, pages: &P, set: Set<P::Content>, freed: Vec<ChildWord>) -> Plan<P::Content> {

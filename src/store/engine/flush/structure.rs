@@ -65,7 +65,7 @@ pub(super) struct Structure {
     pub(super) flux: BTreeMap<PageId, Flux>,
     pub(super) gone: BTreeMap<PageId, Gone>,
     /// Roots of trees, as far as anybody has named them.
-    roots: BTreeSet<PageId>,
+    pub(super) roots: BTreeSet<PageId>,
 }
 
 fn add(pages: &mut Vec<PageId>, page: PageId) {
@@ -79,6 +79,15 @@ impl Structure {
     pub(super) fn learn(&mut self, batch: &[Event], pages: &impl Pages) {
         for event in batch {
             self.enter(event, pages);
+        }
+        // A root is never in flux. Its id may have been that of a page that was made for a split
+        // and given back, of which a drain up to this one has heard.
+        for event in batch {
+            if let Event::Dirty { parent, page, .. } = event
+                && parent == page
+            {
+                self.flux.remove(page);
+            }
         }
         // Relations follow from each other, whatever their order in the batch.
         loop {
@@ -184,6 +193,14 @@ impl Structure {
     /// Nobody names the page, and visitors come to it all the same.
     pub(super) fn add_root(&mut self, page: PageId) {
         self.roots.insert(page);
+    }
+
+    /// Pages in flux, those that may be their parents, and those that may be heirs of pages that
+    /// are gone.
+    pub(super) fn needed(&self) -> BTreeSet<PageId> {
+        let parents = self.flux.values().flat_map(|flux| &flux.parents);
+        let heirs = self.gone.values().flat_map(|gone| &gone.heirs);
+        self.flux.keys().chain(parents).chain(heirs).copied().collect()
     }
 
     /// The parent of `page` in memory, and the epoch that it states.

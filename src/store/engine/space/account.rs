@@ -19,6 +19,9 @@ const KEPT_SHARE: u64 = 16;
 /// Those that take the place of others go beyond the room by this share of it: half of what
 /// [`ROOM_SHARE`] leaves.
 const BEYOND_SHARE: u64 = 32;
+/// Clearing and removing trees goes beyond that by this share: a quarter of what [`ROOM_SHARE`]
+/// leaves.
+const CLEARS_SHARE: u64 = 64;
 /// How often a write asks for room before it is refused.
 pub(in crate::store::engine) const MAX_ASKS: u32 = 4;
 /// How many points are kept at most.
@@ -70,12 +73,15 @@ pub(in crate::store::engine) fn added_by_long(key: &[u8], len: usize) -> u64 {
     (len / PIECE_BYTES) as u64 * whole + rest + reference + MARKER_ENTRY_BYTES
 }
 
-/// Which long values are admitted to what.
+/// What is held, and so how much of the room it may fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::engine) enum Kind {
+    /// Long values that make the store larger.
     Adds,
-    /// They take the place of others that are not shorter.
+    /// Long values that take the place of others that are not shorter.
     Replaces,
+    /// A tree is cleared or removed, which makes room.
+    Clears,
 }
 
 /// What was admitted and is not written yet, of long values.
@@ -144,6 +150,7 @@ impl Space {
         let room = match kind {
             Kind::Adds => room - room / KEPT_SHARE,
             Kind::Replaces => room + room / BEYOND_SHARE,
+            Kind::Clears => room + room / BEYOND_SHARE + room / CLEARS_SHARE,
         };
         (bytes == 0 || used.saturating_add(growth) <= room).then_some(held)
     }

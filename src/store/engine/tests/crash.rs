@@ -5,7 +5,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`history`] | what was written, by number, and what has to be left of it |
-//! | [`work`] | clients that put, delete, read, and run transactions; who asks for checkpoints |
+//! | [`work`] | clients that put, delete, clear, read, and run transactions; who asks for checkpoints |
 //! | [`audit`] | all trees and the mapping, page by page |
 //! | [`defects`] | what is broken on purpose is noticed |
 //!
@@ -48,12 +48,12 @@ use crate::store::btree::TreeRoot;
 use crate::store::engine::core_store::CoreStore;
 use crate::store::engine::counts::{COUNTS, Count, counted};
 use crate::store::engine::open::open;
-use crate::store::engine::registry::{NamedTree, catalog};
+use crate::store::engine::registry::{DYING, NamedTree, catalog};
 use crate::store::engine::scan::Scan;
 use crate::store::options::Options;
 use crate::store::overlay::Direction;
 
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 40;
 /// So many reach everything that is counted.
 const COVERING_SEEDS: u64 = 60;
 
@@ -62,6 +62,11 @@ const COVERING_SEEDS: u64 = 60;
 struct Coverage {
     writes: Cell<u64>,
     transactions: Cell<u64>,
+    /// Trees that were cleared or removed, and operations that were refused for that.
+    clears: Cell<u64>,
+    outdated: Cell<u64>,
+    /// Dying trees that were found at the end of a life.
+    dying: Cell<u64>,
     lives: Cell<u64>,
     /// Writes that a crash took.
     lost: Cell<u64>,
@@ -91,6 +96,8 @@ struct Machine {
     history: RefCell<History>,
     /// That of the last opening that came to its end.
     epoch: Cell<u64>,
+    /// When the clients' last life ended, if the store was not opened since.
+    crashed_at: Cell<Option<rt::Instant>>,
     coverage: Rc<Coverage>,
 }
 
@@ -102,15 +109,19 @@ impl Machine {
         if epoch <= self.epoch.replace(epoch) {
             return Err(format!("epoch {epoch} was that of an opening before"));
         }
+        // Before it writes by itself, which it may in an opening that is cut.
+        if let Some(crashed_at) = self.crashed_at.take() {
+            let next = store.log.log().next_number();
+            add(&self.coverage.lost, self.history.borrow_mut().cut(next, crashed_at)?);
+        }
         Ok(store)
     }
 
     /// Opens, and compares everything with the history, which is cut to what is left.
-    async fn check(&self, seed: u64, crashed_at: rt::Instant) -> Result<Store, String> {
+    async fn check(&self, seed: u64) -> Result<Store, String> {
         let mut random = StdRng::seed_from_u64(seed);
         let mut store = self.open().await?;
         let next = store.log.log().next_number();
-        add(&self.coverage.lost, self.history.borrow_mut().cut(next, crashed_at)?);
         self.compare(&store, &mut random).await?;
         while random.random_ratio(1, 3) {
             store.close().await.map_err(|error| format!("it does not close: {error}"))?;
@@ -122,6 +133,7 @@ impl Machine {
             add(&self.coverage.audited_pages, seen.pages);
             add(&self.coverage.pending, seen.pending);
             add(&self.coverage.gone, seen.gone);
+            add(&self.coverage.dying, seen.dying);
             drop(store);
             store = self.open().await?;
             let now = store.log.log().next_number();
@@ -163,6 +175,11 @@ impl Machine {
                     return Err(differs(name, found, expected.map(|value| (&key[..], &value[..]))));
                 }
             }
+            let (len, expected) = (store.len(root.tree), content.tree(tree).len() as u64);
+            // Of trees without names, which the catalog has too, the history knows nothing.
+            if tree != 0 && len != expected {
+                return Err(format!("tree {name:?} is said to have {len} keys, and has {expected}"));
+            }
             let is_forwards = random.random();
             let direction = if is_forwards { Direction::Forwards } else { Direction::Backwards };
             let all = (Bound::Unbounded, Bound::Unbounded);
@@ -170,7 +187,14 @@ impl Machine {
             let (mut ascending, mut descending) =
                 (content.tree(tree).iter(), content.tree(tree).iter().rev());
             loop {
-                let found = scan.next_ref().await.map_err(failed)?;
+                let found = loop {
+                    // Of trees without names the history knows nothing.
+                    match scan.next_ref().await.map_err(failed)? {
+                        Some((key, _)) if tree == 0 && key.first() == Some(&DYING) => {}
+                        found => break found.map(|(key, value)| (key.to_vec(), value.to_vec())),
+                    }
+                };
+                let found = found.as_ref().map(|(key, value)| (&key[..], &value[..]));
                 let expected = if is_forwards { ascending.next() } else { descending.next() };
                 let expected = expected.map(|(key, value)| (&key[..], &value[..]));
                 if found != expected {
@@ -226,22 +250,13 @@ fn crash(disk: &Disk, cores: &[VirtualCore], random: &mut StdRng) {
 }
 
 /// Opens, in a world that ends soon.
-fn cut_opening(machine: &Rc<Machine>, crashed_at: rt::Instant, random: &mut StdRng) {
+fn cut_opening(machine: &Rc<Machine>, random: &mut StdRng) {
     let world = World::new(random.random());
     let core = world.core("core");
     let (shared, seed) = (Rc::clone(machine), random.random());
     drop(core.spawn(async move {
         match shared.open().await {
-            Ok(store) => {
-                // Now: the numbers of what the crash took are given out again by the reclaimer.
-                let next = store.log.log().next_number();
-                let cut = shared.history.borrow_mut().cut(next, crashed_at);
-                match cut {
-                    Ok(lost) => add(&shared.coverage.lost, lost),
-                    Err(what) => shared.history.borrow_mut().fail(what),
-                }
-                rest(&shared, &store, seed).await;
-            }
+            Ok(store) => rest(&shared, &store, seed).await,
             Err(what) => shared.history.borrow_mut().fail(what),
         }
     }));
@@ -281,20 +296,20 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
         workload: Workload::random(&mut random),
         history: RefCell::default(),
         epoch: Cell::new(0),
+        crashed_at: Cell::new(None),
         coverage: Rc::clone(coverage),
     });
     machine.history.borrow_mut().has_others = machine.workload.has_others();
-    let mut crashed_at = rt::Instant::ORIGIN;
     for round in 0..random.random_range(5..=10) {
         while round > 0 && random.random_ratio(1, 4) {
-            cut_opening(&machine, crashed_at, &mut random);
+            cut_opening(&machine, &mut random);
         }
         let world = World::new(random.random());
         let cores: Vec<_> =
             (0..random.random_range(1..=2)).map(|core| world.core(&format!("core {core}"))).collect();
         let (checked, check_seed) = (Rc::clone(&machine), random.random());
         let store = cores[0]
-            .block_on(async move { checked.check(check_seed, crashed_at).await })
+            .block_on(async move { checked.check(check_seed).await })
             .map_err(|what| format!("seed {seed} round {round}: {what}"))?;
         for core in &cores {
             for _ in 0..random.random_range(1..=2) {
@@ -315,7 +330,7 @@ fn run(seed: u64, coverage: &Rc<Coverage>) -> Result<(), String> {
         add(&coverage.pairs, cores.len() as u64 - 1);
         let longest_us = [2_000, 15_000, 60_000][random.random_range(0..3)];
         world.run_for(Duration::from_micros(random.random_range(0..longest_us)));
-        crashed_at = world.now();
+        machine.crashed_at.set(Some(world.now()));
         crash(&machine.disk, &cores, &mut random);
         let failed = machine.history.borrow_mut().failure();
         if let Some(error) = failed {
@@ -350,7 +365,8 @@ fn a_crash_leaves_a_prefix_with_every_acknowledged_write() {
         let Coverage {
             writes, transactions, lost, cut_openings, closed, audited_pages, pairs, large, ..
         } = &*coverage;
-        for counter in [lost, cut_openings, closed, audited_pages, pairs, large] {
+        let Coverage { clears, outdated, dying, .. } = &*coverage;
+        for counter in [lost, cut_openings, closed, audited_pages, pairs, large, clears, outdated, dying] {
             assert!(counter.get() > 3, "{coverage:?}");
         }
         assert!(writes.get() > 5_000 && transactions.get() > 500, "{coverage:?}");

@@ -113,6 +113,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let first = self.make_pending(&turn, declared).await;
         self.keep_others_away().await;
         let (seen, long) = self.read_keys(reads, declared).await?;
+        self.check_trees(declared)?;
         let (result, mut changes) = run_on(declared, (found(&seen, &long, declared.len()), first), run)?;
         drop(long);
         if changes.list.is_empty() {
@@ -266,6 +267,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             yield_now().await;
         }
         let mut room = self.log_room(Part::MAX_BYTES + last.bytes).await?;
+        self.check_trees(keys)?;
         // Nothing awaits from here on.
         if parts.first.is_some_and(|first| self.log.log().next_number() - first > MAX_DISTANCE) {
             return Err(limit_reached("others have written too much while it was being logged"));

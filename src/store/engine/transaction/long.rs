@@ -15,7 +15,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Changes, Key, OneChange, TRIES, To};
+use super::{Changes, Key, OneChange, Reach, TRIES, To};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::rt::yield_now;
@@ -174,7 +174,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         declared: &[Key<'_>],
         mut changes: Changes,
         seen: &Seen,
-        durability: Durability,
+        (durability, reach): (Durability, Reach),
     ) -> Result<Carried> {
         let mut held = self.hold(adds(declared, &changes, seen)).await?;
         let laid_out = self.lay_out(declared, &mut changes, seen, &mut held).await?;
@@ -192,6 +192,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let may_write = keys.iter().all(|(tree, key)| self.may_write(*tree, key));
             if !may_write || !self.has_memory(keys.len()) {
                 continue;
+            }
+            if reach == Reach::Named {
+                self.check_trees(declared)?;
             }
             // Nothing awaits from here to the record.
             if let Err(refusal) = self.is_ready(&keys) {
@@ -232,7 +235,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.log.commit(number, durability);
         written.into_iter().for_each(Unreferenced::refer_to);
         if replaces {
-            self.shared.values.ask();
+            self.shared.values.errand.ask();
         }
     }
 
@@ -306,7 +309,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn is_unchanged(&self, keys: &[Key<'_>], seen: &Seen) -> std::result::Result<bool, Miss> {
         let pin = self.core.pin();
         for (place, (tree, key)) in keys.iter().enumerate() {
-            if !seen.is(place, pin.get(*tree, key)?) {
+            let now = pin.get(*tree, key)?;
+            if !seen.is(place, now) {
                 return Ok(false);
             }
         }

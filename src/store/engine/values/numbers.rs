@@ -2,9 +2,9 @@
 //! other of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::store::engine::signal::Signal;
+use crate::store::engine::signal::Errand;
 
 /// The length of a piece, in bytes: with its key and all headers it fills a page of 4 KiB.
 pub(in crate::store::engine) const PIECE_BYTES: usize = 3840;
@@ -24,11 +24,8 @@ pub(in crate::store::engine) struct LongValues {
     pub(super) first: OnceLock<u64>,
     /// Values whose writers gave up.
     abandoned: Mutex<Vec<u64>>,
-    /// There is something to reclaim.
-    pub(in crate::store::engine) asked: Arc<Signal>,
-    /// How often that was said, and of which of these times all is reclaimed.
-    wanted: AtomicU64,
-    reclaimed: AtomicU64,
+    /// To reclaim those that nobody refers to any more.
+    pub(in crate::store::engine) errand: Errand,
 }
 
 impl LongValues {
@@ -37,27 +34,7 @@ impl LongValues {
         let first = epoch << EPOCH | 1;
         self.next.store(first, Ordering::Relaxed);
         self.first.set(first).expect("a store is opened once");
-        self.ask();
-    }
-
-    /// There is something to reclaim.
-    pub(in crate::store::engine) fn ask(&self) {
-        self.wanted.fetch_add(1, Ordering::AcqRel);
-        self.asked.set();
-    }
-
-    /// How often that was said so far.
-    pub(super) fn wanted(&self) -> u64 {
-        self.wanted.load(Ordering::Acquire)
-    }
-
-    /// Nobody waits for what was said so often, or for the reclaimer at all.
-    pub(super) fn set_reclaimed(&self, wanted: u64) {
-        self.reclaimed.fetch_max(wanted, Ordering::AcqRel);
-    }
-
-    pub(super) fn is_reclaimed(&self, wanted: u64) -> bool {
-        self.reclaimed.load(Ordering::Acquire) >= wanted
+        self.errand.ask();
     }
 
     pub(super) fn draw(&self) -> u64 {
@@ -71,6 +48,6 @@ impl LongValues {
     /// Its writer gave it up.
     pub(super) fn abandon(&self, number: u64) {
         self.abandoned().push(number);
-        self.ask();
+        self.errand.ask();
     }
 }

@@ -25,14 +25,14 @@ pub(in crate::store::engine) async fn reclaim_when_asked<E: Env, N: Namespace>(
 ) {
     let ends = Ends(shared);
     loop {
-        ends.0.values.asked.wait().await;
+        ends.0.values.errand.asked().await;
         let Some(store) = store.upgrade() else { return };
-        let wanted = store.shared.values.wanted();
+        let wanted = store.shared.values.errand.wanted();
         if let Err(error) = store.reclaim_values().await {
             tracing::debug!(%error, "long values wait to be reclaimed");
         }
         // Those too who wait for what an error has left.
-        store.shared.values.set_reclaimed(wanted);
+        store.shared.values.errand.set_done(wanted);
         store.shared.progress.tell();
     }
 }
@@ -42,7 +42,7 @@ struct Ends(Arc<Shared>);
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        self.0.values.set_reclaimed(u64::MAX);
+        self.0.values.errand.set_done(u64::MAX);
         self.0.progress.tell();
     }
 }
@@ -54,10 +54,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// The store takes no writes.
     pub(in crate::store::engine) async fn wait_until_reclaimed(&self) -> Result<()> {
-        let wanted = self.shared.values.wanted();
+        let wanted = self.shared.values.errand.wanted();
         loop {
             let moment = self.shared.progress.now();
-            if self.shared.values.is_reclaimed(wanted) {
+            if self.shared.values.errand.is_done(wanted) {
                 return Ok(());
             }
             self.shared.check_writable("write to store")?;

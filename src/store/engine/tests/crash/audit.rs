@@ -1,11 +1,12 @@
 //! All trees of a store that is closed, page by page: every key lies in the range of its page,
 //! every page is reached once, and the mapping has no others; the table of segments counts what the
-//! mapping refers to.
+//! mapping refers to. Trees without names are among them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::store::btree::{Content, KeyView, PageView, TreeRoot};
-use crate::store::engine::registry::values;
+use crate::store::engine::dying::Stage;
+use crate::store::engine::registry::{DYING, catalog, values};
 use crate::store::engine::tests::{Model, Store};
 use crate::store::word::{ChildWord, MapView, MapWord, PageId};
 
@@ -17,6 +18,8 @@ pub(super) struct Seen {
     pub(super) pending: u64,
     /// Pages that are removed, or moved, and that a parent still names.
     pub(super) gone: u64,
+    /// Trees without names.
+    pub(super) dying: u64,
 }
 
 /// A page that is to be looked at, and the range that its keys have.
@@ -45,6 +48,19 @@ pub(super) async fn audit(store: &Store, trees: &[(TreeRoot, &Model)]) -> Result
         audit_tree(store, *root, Some(model), (&mut seen, &mut reached)).await?;
     }
     audit_tree(store, values(), None, (&mut seen, &mut reached)).await?;
+    let dying = store.shared.trees().dying();
+    for (tree, stage) in dying {
+        seen.dying += 1;
+        match stage {
+            Stage::Over => {}
+            // It may be free, or not.
+            Stage::Leaving => _ = reached.insert(tree.root.id()),
+            Stage::Kept | Stage::Empty { .. } => {
+                audit_tree(store, tree, Some(&Model::new()), (&mut seen, &mut reached)).await?;
+            }
+            Stage::Young | Stage::Old => audit_tree(store, tree, None, (&mut seen, &mut reached)).await?,
+        }
+    }
     mapping(store, &reached).await?;
     Ok(seen)
 }
@@ -123,6 +139,10 @@ async fn audit_tree(
                 }
             }
         }
+    }
+    if root == catalog() {
+        // Of trees without names the history knows nothing.
+        all.retain(|key, _| key.first() != Some(&DYING));
     }
     if let Some(model) = model
         && all != *model

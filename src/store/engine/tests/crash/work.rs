@@ -1,5 +1,6 @@
 //! Clients: they write in phases until the power fails, to several trees, which they make as they
-//! come to them. Some of their writes are transactions over keys of several trees. What they read
+//! come to them, and clear or remove now and then. Some of their writes are transactions over keys
+//! of several trees. What they read
 //! has to be what was written last: nothing awaits between an operation and its mark in the
 //! history.
 
@@ -39,6 +40,8 @@ pub(super) struct Workload {
     /// One in so many writes is a transaction, and one in so many of these has many keys.
     transactions: u32,
     large: u32,
+    /// One in so many writes clears a tree, or removes it.
+    clears: u32,
     /// Whether clients rest between writes.
     rests: bool,
 }
@@ -65,6 +68,7 @@ impl Workload {
             long_keys: [10, 1000, u32::MAX][random.random_range(0..3)],
             transactions: [2, 10][random.random_range(0..2)],
             large: [5, 50, u32::MAX][random.random_range(0..3)],
+            clears: [50, 500, u32::MAX][random.random_range(0..3)],
             rests: random.random(),
         }
     }
@@ -82,9 +86,10 @@ impl Workload {
         1..=self.trees
     }
 
-    /// Whether the store takes numbers for itself: for pieces of long values, and for parts.
+    /// Whether the store takes numbers for itself: for pieces of long values, for parts, and for trees
+    /// that are cleared.
     pub(super) fn has_others(&self) -> bool {
-        self.has_long_values() || self.large < u32::MAX
+        self.has_long_values() || self.large < u32::MAX || self.clears < u32::MAX
     }
 
     /// Whether some of the values are long.
@@ -104,6 +109,11 @@ impl Workload {
 /// The name of a tree.
 pub(super) fn name(tree: usize) -> &'static str {
     NAMES[tree]
+}
+
+/// Whether the tree has lost its name since it was looked up.
+fn was_cleared(error: &Error) -> bool {
+    error.kind() == ErrorKind::NotFound && error.outcome() == Outcome::NotStarted
 }
 
 /// Whether a write was refused, and not begun, because the store is full.
@@ -216,6 +226,9 @@ impl<'m> Client<'m> {
                     Err(error) if is_full(&error) => add(&self.machine.coverage.refused, 1),
                     done => done?,
                 }
+                if self.random.random_ratio(1, workload.clears) {
+                    self.clear(tree).await?;
+                }
                 if self.random.random_ratio(1, 8) {
                     self.read().await?;
                 }
@@ -247,16 +260,40 @@ impl<'m> Client<'m> {
     }
 
     async fn write(&mut self, change: Change) -> Result<()> {
-        let root = self.tree(change.tree).await?;
-        let number = match &change.value {
-            Some(value) => Some(self.store.put(root, &change.key, value, self.durability).await?),
-            None => self.store.delete(root, &change.key, self.durability).await?,
-        };
-        match number {
-            Some(number) => self.wrote(number, vec![change]).await,
-            // It was not there.
-            None => Ok(()),
+        loop {
+            let root = self.tree(change.tree).await?;
+            let written = match &change.value {
+                Some(value) => self.store.put(root, &change.key, value, self.durability).await.map(Some),
+                None => self.store.delete(root, &change.key, self.durability).await,
+            };
+            match written {
+                Ok(Some(number)) => return self.wrote(number, vec![change]).await,
+                // It was not there.
+                Ok(None) => return Ok(()),
+                Err(error) if was_cleared(&error) => add(&self.machine.coverage.outdated, 1),
+                Err(error) => return Err(error),
+            }
         }
+    }
+
+    /// Clears a tree, or removes it: everything that it has goes in one write.
+    async fn clear(&mut self, tree: usize) -> Result<()> {
+        let (name, durability) = (name(tree), self.durability);
+        let (number, entry) = if self.random.random_ratio(1, 3) {
+            (self.store.remove_tree(name, durability).await?, None)
+        } else {
+            let cleared = self.store.clear_tree(name, durability).await?;
+            cleared.map(|(new, number)| (number, new.encode().to_vec())).unzip()
+        };
+        // There is none.
+        let Some(number) = number else { return Ok(()) };
+        add(&self.machine.coverage.clears, 1);
+        let content = Rc::clone(self.machine.history.borrow().content());
+        let gone = content.tree(tree).keys().map(|key| Change { tree, key: key.clone(), value: None });
+        let name = Change { tree: 0, key: NamedTree::key(name), value: entry };
+        let changes = gone.chain([name]).collect();
+        drop(content);
+        self.wrote(number, changes).await
     }
 
     /// Makes a change together with some others.
@@ -292,6 +329,10 @@ impl<'m> Client<'m> {
             Ok(done) => done,
             // It is longer than a part of the log.
             Err(error) if error.kind() == ErrorKind::LimitReached => return Ok(()),
+            Err(error) if was_cleared(&error) => {
+                add(&self.machine.coverage.outdated, 1);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         if changes.len() > LARGE {
@@ -328,10 +369,10 @@ impl<'m> Client<'m> {
         let (tree, key) = (workload.any_tree(&mut self.random), workload.any_key(&mut self.random));
         let root = self.tree(tree).await?;
         let now = || self.machine.history.borrow().content().tree(tree).get(&key).cloned();
-        let before = now();
+        let (before, clears) = (now(), self.machine.coverage.clears.get());
         let found = self.store.get(root, &key, <[u8]>::to_vec).await?;
         // Of what others do meanwhile it may see some.
-        let is_steady = before == now();
+        let is_steady = before == now() && clears == self.machine.coverage.clears.get();
         let mut history = self.machine.history.borrow_mut();
         let expected = history.content().tree(tree).get(&key);
         if is_steady && found.as_ref() != expected {
