@@ -26,7 +26,7 @@ pub(super) enum EngineDefect {
     LogStartPassesCut,
     /// Parts of a group count although the last one is not there.
     GroupNeedsNoEnd,
-    /// The log is kept for a group from its last part on.
+    /// The log is kept for the pages of a group from its last part on.
     GroupHeldFromItsEnd,
     /// A checkpoint whose cut lies in a group does not keep the group's first part.
     GroupNotHeldForCut,

@@ -149,9 +149,7 @@ impl Overlays {
     pub(super) fn needs_from(&self) -> u64 {
         let state = self.state();
         let overlays = state.list.iter().map(|overlay| overlay.draining.needs_from(overlay));
-        let groups = state.groups.iter().copied();
-        let groups = groups.filter(|_| !Defects::now().has(EngineDefect::GroupHeldFromItsEnd));
-        overlays.chain(groups).min().unwrap_or(u64::MAX)
+        overlays.chain(state.groups.iter().copied()).min().unwrap_or(u64::MAX)
     }
 
     /// The log is kept from this number on for a checkpoint that counts keys as of `cut`.

@@ -206,6 +206,35 @@ fn a_hundred_thousand_keys_change_at_once() {
     }
 }
 
+/// From which number on the log is needed when the trees have a group and no page of it is durable,
+/// less that of its first part.
+fn log_start_after_first_part() -> i64 {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    a_life(&disk, async |disk| {
+        let store = reopen(&disk).await;
+        let tree = tree(&store).await;
+        store.checkpoint().await.expect("a checkpoint");
+        let first = store.log.log().next_number();
+        let last = put_all(&store, tree, 0..900, &[1; 400]).await;
+        assert!(last > first + 3, "it has several parts");
+        while !store.shared.overlay.is_drained() {
+            rt::yield_now().await;
+        }
+        store.log_start_number().cast_signed() - first.cast_signed()
+    })
+}
+
+/// All of a group's parts are needed as long as a page of it is dirty: the last one alone is
+/// nothing.
+#[test]
+fn dirty_pages_of_a_group_keep_the_log_from_its_first_part_on() {
+    assert!(log_start_after_first_part() <= 0);
+    Defects { engine: Some(EngineDefect::GroupHeldFromItsEnd), ..Defects::default() }.set();
+    let after = log_start_after_first_part();
+    Defects::default().set();
+    assert!(after > 0, "the test would notice it: {after}");
+}
+
 /// Others write, run transactions and scan while a large transaction is drained.
 #[test]
 fn everything_goes_on_while_it_is_drained() {

@@ -84,8 +84,3 @@ fn a_segment_that_is_used_again_too_early_is_noticed() {
 fn a_group_that_counts_without_its_end_is_noticed() {
     engine(EngineDefect::GroupNeedsNoEnd);
 }
-
-#[test]
-fn a_group_that_is_held_from_its_end_on_is_noticed() {
-    engine(EngineDefect::GroupHeldFromItsEnd);
-}
