@@ -250,7 +250,7 @@ impl Points {
 /// The longest log of a store of this size, in bytes: it is to be small beside the pages.
 pub(in crate::store::engine) fn max_log_bytes(wanted: u64, geometry: Geometry) -> u64 {
     let (size, segment) = (geometry.size_bytes(), u64::from(geometry.segment));
-    wanted.min(size / 32).max(8 * segment).min(size / 4)
+    wanted.min(size / 32).max(4 * segment).min(size / 4)
 }
 
 /// The room for pages of a store whose log has so many segments at most.

@@ -5,6 +5,7 @@
 //! engine::tests::space`.
 
 mod long;
+mod room;
 
 use std::cell::RefCell;
 use std::ops::Range;
