@@ -1,7 +1,6 @@
 //! What cleaning takes of a full store, and what it leaves to others.
 
 use super::*;
-use crate::store::engine::clean::Cleaned;
 use crate::store::wal::Leader;
 
 /// How far the log is: its next batch.
