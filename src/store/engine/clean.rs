@@ -34,8 +34,8 @@
 //! twice what the store holds, which admission ([`space`](super::space)) is there to prevent.
 //!
 //! **What free segments are for.** Cleaning takes a segment before it frees one, and what it has
-//! emptied is free after a checkpoint, which takes some as well. So free segments are kept, for each
-//! of these what those before it may need, and nobody takes what is kept for others:
+//! emptied is free after a checkpoint, which takes some as well. So free segments are kept, for
+//! each of these what those before it may need, and nobody takes what is kept for others:
 //!
 //! | who takes segments | as long as there are more than |
 //! |---|---|

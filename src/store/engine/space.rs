@@ -18,8 +18,8 @@
 //! **When it does not fit**, the write is not blind any more: its key is read. A delete, or an
 //! overwrite by what is no longer, adds nothing and is always admitted. For any other the keeper is
 //! asked for room: it lets the namespace grow ([`grow`](super::grow)), portion by portion if need
-//! be; where that is not possible it writes all that is dirty, after which the account is exact. If there is no room then, and
-//! nothing was written since, the answer is [`ErrorKind::NoSpace`].
+//! be; where that is not possible it writes all that is dirty, after which the account is exact. If
+//! there is no room then, and nothing was written since, the answer is [`ErrorKind::NoSpace`].
 //!
 //! # Long values
 //!

@@ -117,7 +117,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let many = budget.min(self.group_bytes());
         let group = || self.plan(FlushRoom { bytes, entries }, many, reason);
         let room = self.bundle_room()?;
-        // Much at once, if there are segments for it: the batch that names it is a block of the log.
+        // Much at once, if there are segments for it: the batch that names it takes a block.
         if many > room.bytes && self.may_take(self.segments_for(many)) {
             match group() {
                 Next::Bundle(plan) if !self.may_take(self.segments_for(bytes_of(&plan))) => {
