@@ -63,6 +63,9 @@
 //!
 //! # What has moved
 //!
+//! A move is durable with the next checkpoint. Until then what is durable of the page is the same
+//! image where it was; that nothing is written there before, the table of segments sees to.
+//!
 //! Cleaning gives a page that is in memory a home elsewhere, while its node has the place of the
 //! image that was moved. So a home keeps the place that such nodes have, beside the address.
 //!
@@ -176,6 +179,12 @@ impl Homes {
     /// The home of a page that is in memory, if it has one.
     pub(in crate::store) fn get(&self, id: PageId) -> Option<Home> {
         self.shard_of(id).0.get(&id).map(|kept| kept.home)
+    }
+
+    /// The place of clean nodes of a page that is in memory and has a home, and the home's second
+    /// word.
+    pub(in crate::store) fn clean(&self, id: PageId) -> Option<(ColdAddress, SecondWord)> {
+        self.shard_of(id).0.get(&id).map(|kept| (kept.place, kept.home.second))
     }
 
     /// Where the newest durable image of a page lies, whether it is in memory or not. None too if

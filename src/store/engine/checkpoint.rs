@@ -67,11 +67,20 @@ struct Begun {
     lengths: Option<PageRef>,
 }
 
-/// Segments that a checkpoint takes at most for the map and the table.
-pub(super) fn map_segments(geometry: Geometry, next_page: u64) -> u32 {
+/// What a checkpoint writes at most of the map and the table, in bytes.
+pub(super) fn map_bytes(geometry: Geometry, next_page: u64) -> u64 {
     let frames = next_page / FRAME_PAGES;
     let pages = frames + frames / 200 + u64::from(geometry.segments) / 200 + 8;
-    let bytes = pages * stored_bytes(MAP_CONTENT_BYTES) as u64;
+    pages * stored_bytes(MAP_CONTENT_BYTES) as u64
+}
+
+/// Segments that it takes at most.
+pub(super) fn map_segments(geometry: Geometry, next_page: u64) -> u32 {
+    segments_of(geometry, map_bytes(geometry, next_page))
+}
+
+/// Segments for so many bytes of map and table.
+pub(super) fn segments_of(geometry: Geometry, bytes: u64) -> u32 {
     // Its bundles have padding, and what the segment ends with stays empty.
     let of_segment = u64::from(geometry.segment) / 8 * 7;
     u32::try_from(bytes.div_ceil(of_segment)).unwrap_or(u32::MAX)

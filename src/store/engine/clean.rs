@@ -12,9 +12,14 @@
 //! | removed, and its id is not free yet | moved | moved |
 //! | in a bundle under way | left | left |
 //!
-//! Moved pages go as they are into one bundle of the cold stream, which becomes durable as any
-//! other, and counts for a page only where the page still has the image that was moved. A page of
-//! the map or of the table is written by the next checkpoint, if its segment is being cleaned.
+//! Moved pages go as they are into one bundle of the cold stream, and it counts for a page only
+//! where the page still has the image that was moved. A page of the map or of the table is written
+//! by the next checkpoint, if its segment is being cleaned.
+//!
+//! **The log names no moves.** What was moved is where it was until a checkpoint is durable that
+//! knows the new place: only then is its segment written again. So after a crash the old image
+//! counts, and nothing is to be flushed or logged before the checkpoint does. If each move took a
+//! batch, cleaning for what is dirty would make the log longer than writing it makes it shorter.
 //!
 //! | segment | next |
 //! |---|---|
@@ -27,18 +32,31 @@
 //! makes sure that there are segments for it, and for a checkpoint after it: it cleans until some
 //! segments wait for a checkpoint, takes that, and goes on. It ends without success when it moved
 //! twice what the store holds, which admission ([`space`](super::space)) is there to prevent.
+//!
+//! **What free segments are for.** Cleaning takes a segment before it frees one, and what it has
+//! emptied is free after a checkpoint, which takes some as well. So free segments are kept, for
+//! each of these what those before it may need, and nobody takes what is kept for others:
+//!
+//! | who takes segments | as long as there are more than |
+//! |---|---|
+//! | the log | – |
+//! | a checkpoint | the log may still take |
+//! | cleaning that makes room | that, and a checkpoint takes at most |
+//! | bundles of the flusher | that, and [`FOR_CLEANING`] |
+//! | cleaning that is owed | that, and what the next bundle takes |
 
 pub(super) mod victims;
 
 use std::collections::BTreeSet;
 
 use self::victims::{Victim, supply};
-use super::checkpoint::map_segments;
+use super::checkpoint::{map_bytes, map_segments, segments_of};
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::flush::{Look, Pages};
 use super::state::PageState;
-use super::streams::BundleLoad;
+use super::streams::{BundleLoad, Written};
+use super::write_back::SEGMENTS_PER_BUNDLE;
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::mem::DmaBuf;
@@ -52,8 +70,10 @@ use crate::store::word::{ColdAddress, GRANULE_BYTES, PageId};
 
 /// What is read of a victim at once: more than two pages can have.
 const READ_BYTES: u64 = 256 << 10;
-/// Segments that are free before a bundle is begun, beside those that it and a checkpoint take.
-const FREE_SEGMENTS: u32 = 3;
+/// Segments that bundles leave to cleaning, beside those that a checkpoint takes.
+const FOR_CLEANING: u32 = 3;
+/// With so few it goes on if it has to.
+const LEAST_FOR_CLEANING: u32 = 1;
 /// What a step counts at least that moves nothing.
 const LEAST_STEP_BYTES: u64 = 4096;
 /// A checkpoint is worth its price when it frees so many segments.
@@ -99,7 +119,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 (waiting, state.owner.geometry.segments / 2)
             };
             // On a small store this is not to be most of it.
-            if free >= (map + FREE_SEGMENTS + needed).min(half) {
+            if free >= (map + FOR_CLEANING + needed).min(half) {
                 self.shared.space.set_stuck(false);
                 return Ok(true);
             }
@@ -116,7 +136,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             };
             left = left.saturating_sub(step);
             if left == 0 {
-                let has_room = free >= map + needed;
+                let has_room = self.has_segments(needed);
                 tracing::warn!("store {}: {free} segments are free, {needed} needed", self.shared.name);
                 self.shared.space.set_stuck(!has_room);
                 // Writers that wait for the log are refused then.
@@ -126,10 +146,21 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
+    /// Whether a bundle, or a group of them, may take so many segments: cleaning can go on then.
+    pub(super) fn has_segments(&self, needed: u32) -> bool {
+        let (free, map) = self.free_segments();
+        free >= map + LEAST_FOR_CLEANING + needed
+    }
+
     /// Whether a checkpoint finds its segments. The log may have to wait for some meanwhile.
     fn has_room_for_checkpoint(&self) -> bool {
-        let (_, map) = self.free_segments();
-        self.shared.state().segments.free_count() >= map as usize
+        let next_page = self.shared.nodes.map().next_page();
+        let state = self.shared.state();
+        let geometry = state.owner.geometry;
+        // It begins where the last one has ended.
+        let left = state.streams.left_bytes(Temperature::Map) as u64;
+        let bytes = map_bytes(geometry, next_page).saturating_sub(left);
+        state.segments.free_count() >= segments_of(geometry, bytes) as usize
     }
 
     /// Free segments but for those that the log may still take, and how many a checkpoint takes.
@@ -158,8 +189,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 cleaner.stepped(victim, None, segments);
                 return Ok(Cleaned::Moved(0));
             }
-            // The last segments are for the checkpoint that frees the others.
-            let may_open = free > map || streams.has_room(Temperature::Cold);
+            let kept = if is_urgent { map } else { map + FOR_CLEANING + SEGMENTS_PER_BUNDLE };
+            let may_open = free > kept || streams.has_room(Temperature::Cold);
             let victim = victim.filter(|_| may_open);
             victim.and_then(|victim| Some((victim, streams.room(segments, Temperature::Cold).ok()?)))
         }) else {
@@ -280,7 +311,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             load.pages_bytes += to_usize(page.from.len_bytes());
             load.entries += 1;
         }
-        let newest = moving.iter().map(|page| page.header.newest).max().unwrap_or(0);
         let written = {
             let mut state = self.shared.state();
             let number = state.next_bundle();
@@ -297,8 +327,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             segments.inherit(written.sealed.trailer().segment, up2);
             written
         };
-        let trailers = self.write_group(std::iter::once(written), newest).await?;
-        self.install_group(&trailers, bundle);
+        let Written { sealed, offset, buf } = written;
+        self.namespace.write(offset, buf).await?;
+        let trailer = sealed.written(&self.shared.state().clock).moved();
+        self.install_group(&[trailer], bundle);
         count(Count::Moves);
         Ok(load.pages_bytes as u64)
     }

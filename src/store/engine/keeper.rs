@@ -29,8 +29,8 @@ use crate::store::wal::Leader;
 const BEAT: Duration = Duration::from_millis(10);
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
-/// While writers wait until less has to be durable together.
-const GROWTH_BYTES: usize = 1 << 20;
+/// While writers wait for the log, or until less has to be durable together.
+const WAITED_FOR_BYTES: usize = 1 << 20;
 /// A bundle of so many bytes is worth its trailer.
 const WORTHWHILE_BYTES: u64 = 32 << 10;
 /// So many eighths of the log are worth a checkpoint.
@@ -128,7 +128,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             return Ok(false);
         }
         let (reason, most) = match load.wanted {
-            _ if is_grown => (Reason::Growth, GROWTH_BYTES),
+            _ if is_grown => (Reason::Growth, WAITED_FOR_BYTES),
+            // Each bundle that is named makes the log longer, which nobody bounds now.
+            0 if load.log_used >= load.log_limit => (Reason::Age, WAITED_FOR_BYTES),
             0 => (Reason::Age, BUNDLE_BYTES),
             _ => (Reason::Pressure, BUNDLE_BYTES),
         };

@@ -17,9 +17,9 @@
 //!
 //! **When it does not fit**, the write is not blind any more: its key is read. A delete, or an
 //! overwrite by what is no longer, adds nothing and is always admitted. For any other the keeper is
-//! asked for room: it lets the namespace grow ([`grow`](super::grow)); where that is not possible
-//! it writes all that is dirty, after which the account is exact. If there is no room then, and
-//! nothing was written since, the answer is [`ErrorKind::NoSpace`].
+//! asked for room: it lets the namespace grow ([`grow`](super::grow)), portion by portion if need
+//! be; where that is not possible it writes all that is dirty, after which the account is exact. If
+//! there is no room then, and nothing was written since, the answer is [`ErrorKind::NoSpace`].
 //!
 //! # Long values
 //!
@@ -87,6 +87,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             requests.room_wanted
         };
         self.shared.keeper.set();
+        let (_, _, room) = self.shared.space.taken();
         loop {
             let moment = self.shared.progress.now();
             // Closed, as nobody makes room then.
@@ -94,6 +95,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             {
                 let requests = self.shared.requests();
                 if requests.room_done >= number {
+                    if self.shared.space.taken().2 > room {
+                        // It has grown by a portion, and may by one more.
+                        *asked = 0;
+                    }
                     return Ok(());
                 }
             }

@@ -24,7 +24,7 @@
 //! No line depends on sizes but by two bounds, which hold for every geometry: what has to be
 //! durable together fits a group ([`growth_bytes`](super::streams::Streams::growth_bytes)), and a
 //! group, a checkpoint and the log at its longest fit what no write is admitted to fill
-//! (`space/account.rs`, `reserve`).
+//! (`space/account.rs`, `reserve`; who may take how much of it is in `clean.rs`).
 //!
 //! # If it stands still
 //!

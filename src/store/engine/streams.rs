@@ -106,6 +106,14 @@ impl Streams {
         self.filling[stream as usize].is_some_and(|filling| self.room_of(filling).is_some())
     }
 
+    /// What bundles still find room for in the segment that `stream` fills, about.
+    pub(super) fn left_bytes(&self, stream: Temperature) -> usize {
+        let segment = self.owner.geometry.segment_granules();
+        let filling = self.filling[stream as usize].filter(|filling| self.room_of(*filling).is_some());
+        let granules = filling.map_or(0, |filling| (segment - filling.next) as usize);
+        (granules * GRANULE_BYTES / 8 * 7).saturating_sub(self.largest_page_bytes())
+    }
+
     /// The room of the next bundle of `stream`, at least the largest page.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ const GROUP_BYTES: usize = 1 << 20;
 /// What a dirty page is taken to have, in bytes.
 pub(super) const PAGE_BYTES: u64 = 4096;
 /// Segments that a bundle may open.
-const SEGMENTS_PER_BUNDLE: u32 = 2;
+pub(super) const SEGMENTS_PER_BUNDLE: u32 = 2;
 
 /// What is durable of the pages in memory, for the flusher.
 pub(super) struct DurablePages<'s> {
@@ -39,7 +39,7 @@ pub(super) struct DurablePages<'s> {
 
 impl DurableHomes for DurablePages<'_> {
     fn home(&self, page: PageId) -> Option<(ColdAddress, SecondWord)> {
-        self.homes.get(page).map(|home| (home.address, home.second))
+        self.homes.clean(page)
     }
 
     fn newest_number(&self) -> u64 {
@@ -78,14 +78,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if !self.make_room(SEGMENTS_PER_BUNDLE).await? {
             return Ok(Flushed::Waits);
         }
-        let room = self.bundle_room()?;
-        let mut next = self.plan(room, budget, reason);
-        if matches!(next, Next::TooLarge(_)) {
-            // What has to be durable together goes into several bundles that one batch names. Not
-            // much more than that goes with it: it takes its segments all at once.
-            let BundleRoom { bytes, entries } = self.shared.state().streams.group_room();
-            next = self.plan(FlushRoom { bytes, entries }, budget.min(self.group_bytes()), reason);
-        }
+        let next = self.plan_next(budget, reason)?;
         let plan = match next {
             Next::Bundle(plan) => plan,
             Next::Nothing => return Ok(Flushed::Nothing),
@@ -93,14 +86,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             Next::TooLarge(pages) => return Err(too_large(pages.len())),
         };
         let Plan { bundle, newest, .. } = plan;
-        let bytes = plan.pages.iter().map(|page| page.stored_bytes).sum();
+        let bytes = bytes_of(&plan);
         let needed = self.segments_for(bytes);
-        let has_segments = needed <= SEGMENTS_PER_BUNDLE || self.free_segments().0 >= needed;
-        let loads = if has_segments { self.divide(&plan)? } else { None };
+        let loads = if self.may_take(needed) { self.divide(&plan)? } else { None };
         let Some(loads) = loads else {
             // It is put together again when there is room for it.
             self.shared.flusher().failed(bundle);
-            let has_room = self.make_room(needed).await? && self.free_segments().0 >= needed;
+            let has_room = self.make_room(needed).await? && self.has_segments(needed);
             return Ok(if has_room { Flushed::Bytes(0) } else { Flushed::Waits });
         };
         // The plan goes with the last of them.
@@ -119,6 +111,32 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(Flushed::Bytes(bytes))
     }
 
+    /// What to write next, in one bundle or in a group of them.
+    fn plan_next(&self, budget: usize, reason: Reason) -> Result<Next<Captured>> {
+        let BundleRoom { bytes, entries } = self.shared.state().streams.group_room();
+        let many = budget.min(self.group_bytes());
+        let group = || self.plan(FlushRoom { bytes, entries }, many, reason);
+        let room = self.bundle_room()?;
+        // Much at once, if there are segments for it: the batch that names it takes a block.
+        if many > room.bytes && self.may_take(self.segments_for(many)) {
+            match group() {
+                Next::Bundle(plan) if !self.may_take(self.segments_for(bytes_of(&plan))) => {
+                    self.shared.flusher().failed(plan.bundle);
+                }
+                next => return Ok(next),
+            }
+        }
+        let next = self.plan(room, budget, reason);
+        // What has to be durable together goes into several bundles that one batch names. Not much
+        // more than that goes with it: it takes its segments all at once.
+        Ok(if matches!(next, Next::TooLarge(_)) { group() } else { next })
+    }
+
+    /// Whether a plan may take so many segments: what [`CoreStore::make_room`] made, or more.
+    fn may_take(&self, needed: u32) -> bool {
+        needed <= SEGMENTS_PER_BUNDLE || self.has_segments(needed)
+    }
+
     /// What a group is begun with at most: little beside the store.
     fn group_bytes(&self) -> usize {
         let size = self.shared.state().owner.geometry.size_bytes();
@@ -133,11 +151,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Makes bundles durable together, each built when the one before is written; for the log from
     /// `newest` on. What their trailers say.
-    pub(super) async fn write_group(
-        &self,
-        group: impl Iterator<Item = Written>,
-        newest: u64,
-    ) -> Result<Vec<Trailer>> {
+    async fn write_group(&self, group: impl Iterator<Item = Written>, newest: u64) -> Result<Vec<Trailer>> {
         let mut sealed = Vec::new();
         for Written { sealed: bundle, offset, buf } in group {
             self.namespace.write(offset, buf).await?;
@@ -268,6 +282,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         drop(state);
         self.roots_went(&settled.freed);
     }
+}
+
+fn bytes_of(plan: &Plan<Captured>) -> usize {
+    plan.pages.iter().map(|page| page.stored_bytes).sum()
 }
 
 fn too_large(pages: usize) -> Error {

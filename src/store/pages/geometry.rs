@@ -13,6 +13,10 @@ pub(in crate::store) const MAX_SEGMENTS: u32 = 1_000_000;
 pub(in crate::store) const MIN_STORE_BYTES: u64 = 8 << 20;
 
 const MIN_SEGMENT_BYTES: u64 = 256 << 10;
+/// Each bundle ends with its last block. So that this is little beside the pages, a segment has so
+/// many blocks, if there are so many segments then.
+const MIN_BLOCKS: u64 = 16;
+const LEAST_SEGMENTS: u64 = 64;
 /// What a segment has at most up to 16 TiB, and beyond. (2^48 bytes in a million segments.)
 const USUAL_SEGMENT_BYTES: u64 = 16 << 20;
 const MAX_SEGMENT_BYTES: u64 = 512 << 20;
@@ -40,8 +44,9 @@ impl Geometry {
         let mut segment = if grows {
             GROWING_SEGMENT_BYTES
         } else {
-            let share = (size / 1024).max(1);
-            (1 << share.ilog2()).clamp(MIN_SEGMENT_BYTES, USUAL_SEGMENT_BYTES)
+            let part = |of: u64| 1 << (size / of).ilog2();
+            let least = MIN_BLOCKS.saturating_mul(block.into()).min(part(LEAST_SEGMENTS));
+            part(1024).clamp(least.max(MIN_SEGMENT_BYTES), USUAL_SEGMENT_BYTES)
         };
         while size / segment > u64::from(MAX_SEGMENTS) {
             segment *= 2;
@@ -125,6 +130,11 @@ mod tests {
         assert_eq!(of((2 << 30) - 1, false), Some(1 << 20));
         assert_eq!(of(1 << 40, false), Some(16 << 20));
         assert_eq!(of(8 << 20, true), Some(1 << 20));
+        let of_blocks = |size| Geometry::of_namespace(size, 65536, false).map(|geometry| geometry.segment);
+        assert_eq!(of_blocks(8 << 20), Some(256 << 10));
+        assert_eq!(of_blocks(32 << 20), Some(512 << 10));
+        assert_eq!(of_blocks(100 << 20), Some(1 << 20));
+        assert_eq!(of_blocks(1 << 40), Some(16 << 20));
         assert_eq!(of(1 << 48, false), Some(512 << 20));
         assert_eq!(of((1 << 48) + 1, false), None);
         for bits in 23..=48 {

@@ -15,7 +15,8 @@ use crate::store::word::{ColdAddress, Epoch, GRANULE_BYTES, PageId, SecondWord};
 
 /// Where the newest durable images of pages in memory lie.
 pub(in crate::store) trait DurableHomes {
-    /// None for a page that is not in memory, or was never durable.
+    /// The place that the page's nodes have if they are just that image. None for a page that is
+    /// not in memory, or was never durable.
     fn home(&self, page: PageId) -> Option<(ColdAddress, SecondWord)>;
 
     /// The newest number that was drawn.

@@ -10,8 +10,13 @@ use crate::store::wal::Operation;
 
 /// What an entry takes in an image beside key and value, at most.
 const ENTRY_BYTES: u64 = 32;
+/// What a piece of a long value adds: it fills a page of 4 KiB. Besides, there are its entries in a
+/// trailer and in the page above.
+const PIECE_ADDS: u64 = 4096 + 128;
 /// Of what cleaning could fill, so much is room: the rest is garbage in segments that live.
 const ROOM_SHARE: (u64, u64) = (15, 16);
+/// So many segments of the reserve may be that rest.
+const OF_REST: u32 = 3;
 /// Segments that open streams fill, beside what [`Capacity::reserve`] has.
 const OPEN_SEGMENTS: u32 = 2;
 /// Long values that add something leave this share of the room to others.
@@ -67,10 +72,9 @@ pub(in crate::store::engine) fn added_by(operation: &Operation<'_>) -> u64 {
 
 /// What a long value adds: its pieces, the marker that it has for a while, and what refers to it.
 pub(in crate::store::engine) fn added_by_long(key: &[u8], len: usize) -> u64 {
-    let whole = added_bytes(&[0; PIECE_KEY_BYTES], Change::Put(&[0; PIECE_BYTES]));
     let rest = added_bytes(&[0; PIECE_KEY_BYTES], Change::Put(&[0; PIECE_BYTES][..len % PIECE_BYTES]));
     let reference = added_bytes(key, Change::PutReference(&[0; VALUE_REFERENCE_BYTES]));
-    (len / PIECE_BYTES) as u64 * whole + rest + reference + MARKER_ENTRY_BYTES
+    (len / PIECE_BYTES) as u64 * PIECE_ADDS + rest + reference + MARKER_ENTRY_BYTES
 }
 
 /// What is held, and so how much of the room it may fill.
@@ -250,7 +254,7 @@ impl Points {
 /// The longest log of a store of this size, in bytes: it is to be small beside the pages.
 pub(in crate::store::engine) fn max_log_bytes(wanted: u64, geometry: Geometry) -> u64 {
     let (size, segment) = (geometry.size_bytes(), u64::from(geometry.segment));
-    wanted.min(size / 32).max(8 * segment).min(size / 4)
+    wanted.min(size / 32).max(4 * segment).min(size / 4)
 }
 
 /// The room for pages of a store whose log has so many segments at most.
@@ -258,11 +262,14 @@ pub(in crate::store::engine) fn room(geometry: Geometry, log_segments: u32) -> u
     let block = u64::from(geometry.block);
     // The header, and for each bundle what its trailer and padding take beside its entries. What is
     // left at the end of a segment is too short for the longest page, half of which it is mostly.
-    let bundles = u64::from(geometry.segment / (128 << 10)) + 1;
+    let bundles = u64::from(geometry.segment / (8 * geometry.block).max(128 << 10)) + 1;
     let largest = u64::from(Capacity::new(geometry, 1, 128 << 10).max_page_granules()) * 64;
     let filled = u64::from(geometry.segment).saturating_sub(block * (1 + bundles) + largest / 2);
-    let kept = reserve(geometry) + log_segments + geometry.first_segment();
-    u64::from(geometry.segments.saturating_sub(kept)) * filled / ROOM_SHARE.1 * ROOM_SHARE.0
+    let all = geometry.segments.saturating_sub(log_segments + geometry.first_segment());
+    // On a small store the reserve is much beside it, and has some of that rest.
+    let most = all.saturating_sub(reserve(geometry));
+    let of_live = u64::from(all.saturating_sub(reserve(geometry) - OF_REST)) * filled;
+    (of_live / ROOM_SHARE.1 * ROOM_SHARE.0).min(u64::from(most) * filled)
 }
 
 /// Segments that no write is admitted to fill.

@@ -4,7 +4,9 @@
 //! forms are for optimised builds: `cargo test --profile lab --lib -- --ignored
 //! engine::tests::space`.
 
+mod frees;
 mod long;
+mod room;
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -16,6 +18,7 @@ use rand::seq::SliceRandom;
 use super::*;
 use crate::block::Namespace;
 use crate::error::{ErrorKind, Outcome, Result};
+use crate::store::engine::clean::Cleaned;
 use crate::store::engine::counts::{Count, counted};
 
 /// What is in the store: per key the version of its value, and how long it is.
@@ -196,8 +199,17 @@ fn lives(size_bytes: u64, shape: &Shape, cycles: u32, rounds: u32) {
     });
     session(&disk, End::Closed, shape, &mut kept, async |store, kept| {
         assert!(kept.is_empty());
-        // One checkpoint says that what is empty is so, and the next that it is free.
-        store.checkpoint().await.expect("a checkpoint");
+        // Leaves that are empty and had to stay, as memory was short, lie scattered: cleaning
+        // brings them together. One checkpoint says that what is empty is so, and the next that it
+        // is free.
+        for _ in 0..2 {
+            let mut steps = 0;
+            while store.clean_step(true).await.expect("no fault is injected") != Cleaned::Nothing {
+                steps += 1;
+                assert!(steps < 10_000, "there is no end to it");
+            }
+            store.checkpoint().await.expect("a checkpoint");
+        }
         let state = store.shared.state();
         let (segments, geometry) = (&state.segments, state.owner.geometry);
         // Streams have some open, the roots of the two trees lie in others, and one may wait for
@@ -600,7 +612,7 @@ fn a_full_store_is_drained_after_a_crash_while_it_is_written_to() {
         core.crash();
     }
     println!("{} drained, {was_draining} writes meanwhile", drained() - before);
-    assert!(drained() - before > 300 && was_draining > 30, "{} {was_draining}", drained() - before);
+    assert!(drained() - before > 150 && was_draining > 30, "{} {was_draining}", drained() - before);
     session(&disk, End::Closed, &shape, &mut kept, async |store, _| {
         store.checkpoint().await.expect("there is room for a checkpoint");
     });

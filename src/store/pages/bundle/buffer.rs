@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`Builder`](super::Builder) | its core adds pages | [`seal`](super::Builder::seal) |
 //! | [`Sealed`] | the trailer is behind the pages; one write of the whole | [`Sealed::written`] |
-//! | [`Written`] | the write is complete, perhaps in a volatile cache | [`Written::flushed`], by a flush that began after |
+//! | [`Written`] | the write is complete, perhaps in a volatile cache | [`Written::flushed`], by a flush that began after; if it moves pages, its entries are [installed](Written::moved) |
 //! | [`Flushed`] | it is on the namespace | [`Flushed::name`], in a batch that reaches its newest write (W1) |
 //! | [`Named`] | a batch that was formed names it | [`Named::durable`], when that batch is |
 //! | [`Durable`] | recovery will find it | its entries are installed in the map |
@@ -75,6 +75,13 @@ pub(in crate::store) struct Written {
 }
 
 impl Written {
+    /// It has images that were moved, and nothing else: nobody names it. Until a checkpoint is
+    /// durable that has their new places, the old ones count. Its entries are installed now.
+    pub(in crate::store) fn moved(self) -> Trailer {
+        debug_assert!(self.trailer.entries.iter().all(|entry| entry.moved_from().is_some()));
+        self.trailer
+    }
+
     /// `flush` is complete.
     ///
     /// # Errors
