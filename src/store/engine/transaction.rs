@@ -507,8 +507,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         number
     }
 
-    /// Makes changes of these keys in their leaves, or where there is no memory for that leaves them
-    /// to the drain. They are not in the log yet: no checkpoint may let go what is not in a leaf.
+    /// Makes changes of these keys in their leaves, or where there is no memory for that leaves
+    /// them to the drain. They are not in the log yet: no checkpoint may let go what is not in a
+    /// leaf.
     pub(super) fn apply_all<'c>(
         &self,
         keys: &[Key<'_>],

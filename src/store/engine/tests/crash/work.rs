@@ -86,8 +86,8 @@ impl Workload {
         1..=self.trees
     }
 
-    /// Whether the store takes numbers for itself: for pieces of long values, for parts, and for trees
-    /// that are cleared.
+    /// Whether the store takes numbers for itself: for pieces of long values, for parts, and for
+    /// trees that are cleared.
     pub(super) fn has_others(&self) -> bool {
         self.has_long_values() || self.large < u32::MAX || self.clears < u32::MAX
     }

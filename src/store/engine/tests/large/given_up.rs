@@ -254,6 +254,8 @@ fn cut_in_a_group() {
             let first = store.shared.overlay.needs_from();
             let position = store.log.shared().with_leader(|leader| leader.position()).await;
             if first < u64::MAX && position.first > first + 1 {
+                // From here on the log may start, if the group is not in the way.
+                store.shared.state().note(position);
                 break first;
             }
             rt::sleep(Duration::from_millis(1)).await;
