@@ -200,9 +200,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.prepare(&keys).await?;
             let mut room = self.log_room(most).await?;
-            let may_write = keys.iter().all(|(tree, key)| self.may_write(*tree, key));
-            if !may_write || !self.has_memory(keys.len()) {
-                // Others took it while this waited for the log.
+            if !self.may_change(&keys) {
                 continue;
             }
             // Nothing awaits from here to the record.

@@ -353,9 +353,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             let mut room = self.log_room(most).await?;
-            let may_write = keys.iter().all(|(tree, key)| self.may_write(*tree, key));
-            if !may_write || !self.has_memory(keys.len()) {
-                // Others took it while this waited for the log.
+            if !self.may_change(keys) {
                 continue;
             }
             self.check_trees(keys)?;
@@ -472,8 +470,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         keys.iter().try_for_each(|(tree, key)| pin.leaf_for(*tree, key).map(drop))
     }
 
+    /// Whether these keys may be changed in this step: nobody has them, and there is memory. If not
+    /// whoever wants to starts over: others came while it waited for the log.
+    pub(super) fn may_change(&self, keys: &[Key<'_>]) -> bool {
+        keys.iter().all(|(tree, key)| self.may_write(*tree, key)) && self.has_memory(keys.len())
+    }
+
     /// Whether there is memory to change so many keys.
-    pub(super) fn has_memory(&self, keys: usize) -> bool {
+    fn has_memory(&self, keys: usize) -> bool {
         let account = self.shared.memory.account();
         let ordinary = account.limit_bytes() - account.reserve_bytes();
         let wanted = (keys as u64 * BYTES_PER_KEY).min(ordinary / 8);

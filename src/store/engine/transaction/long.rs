@@ -189,8 +189,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.prepare(&keys).await?;
             let mut room = self.log_room(len).await?;
-            let may_write = keys.iter().all(|(tree, key)| self.may_write(*tree, key));
-            if !may_write || !self.has_memory(keys.len()) {
+            if !self.may_change(&keys) {
                 continue;
             }
             if reach == Reach::Named {
