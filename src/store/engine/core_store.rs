@@ -14,7 +14,7 @@ use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::overlays::{Access, Overlays};
 use super::pending::Pending;
 use super::registry::Trees;
-use super::signal::{Progress, Signal};
+use super::signal::{Errand, Progress, Signal};
 use super::space::account::{Space, reserve};
 use super::state::PageState;
 use super::values::numbers::LongValues;
@@ -302,6 +302,19 @@ impl Drop for Duty {
             let why = format!("the task `{}` went away before it was done", self.name);
             self.shared.fail(&Error::new(ErrorKind::Cancelled, "keep store").because(why));
         }
+    }
+}
+
+/// However a task ends that does an errand, nobody waits for it then.
+pub(super) struct ErrandEnds {
+    pub(super) shared: Arc<Shared>,
+    pub(super) of: fn(&Shared) -> &Errand,
+}
+
+impl Drop for ErrandEnds {
+    fn drop(&mut self) {
+        (self.of)(&self.shared).set_done(u64::MAX);
+        self.shared.progress.tell();
     }
 }
 

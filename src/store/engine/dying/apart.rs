@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::rt::yield_now;
 use crate::store::btree::{Change, Target, TreeRoot};
 use crate::store::cache::Room;
-use crate::store::engine::core_store::{CoreStore, Shared};
+use crate::store::engine::core_store::{CoreStore, ErrandEnds, Shared};
 use crate::store::engine::drain::AGAIN;
 use crate::store::engine::operations::{Logged, operation, overlaid};
 use crate::store::engine::registry::{Trees, catalog, dying_key};
@@ -239,31 +239,22 @@ pub(in crate::store::engine) async fn take_apart_when_asked<E: Env, N: Namespace
     store: Weak<CoreStore<E, N>>,
     shared: Arc<Shared>,
 ) {
-    let ends = Ends(shared);
+    let _ends = ErrandEnds { shared: Arc::clone(&shared), of: |shared| &shared.dying.errand };
+    let errand = &shared.dying.errand;
     loop {
-        ends.0.dying.errand.asked().await;
+        errand.asked().await;
         loop {
             let Some(store) = store.upgrade() else { return };
-            let wanted = ends.0.dying.errand.wanted();
+            let wanted = errand.wanted();
             let (is_done, env) = (store.take_trees_apart().await, store.env.clone());
             drop(store);
             // Those too who wait for what is left.
-            ends.0.dying.errand.set_done(wanted);
-            ends.0.progress.tell();
+            errand.set_done(wanted);
+            shared.progress.tell();
             if is_done {
                 break;
             }
-            either(ends.0.dying.errand.asked(), env.sleep(AGAIN)).await;
+            either(errand.asked(), env.sleep(AGAIN)).await;
         }
-    }
-}
-
-/// However the task ends, nobody waits for it then.
-struct Ends(Arc<Shared>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.dying.errand.set_done(u64::MAX);
-        self.0.progress.tell();
     }
 }

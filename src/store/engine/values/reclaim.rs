@@ -10,7 +10,7 @@ use crate::block::Namespace;
 use crate::error::Result;
 use crate::rt::yield_now;
 use crate::store::btree::Change;
-use crate::store::engine::core_store::{CoreStore, Shared};
+use crate::store::engine::core_store::{CoreStore, ErrandEnds, Shared};
 use crate::store::engine::registry::values;
 use crate::store::engine::scan::Scan;
 use crate::store::env::Env;
@@ -23,9 +23,9 @@ pub(in crate::store::engine) async fn reclaim_when_asked<E: Env, N: Namespace>(
     store: Weak<CoreStore<E, N>>,
     shared: Arc<Shared>,
 ) {
-    let ends = Ends(shared);
+    let _ends = ErrandEnds { shared: Arc::clone(&shared), of: |shared| &shared.values.errand };
     loop {
-        ends.0.values.errand.asked().await;
+        shared.values.errand.asked().await;
         let Some(store) = store.upgrade() else { return };
         let wanted = store.shared.values.errand.wanted();
         if let Err(error) = store.reclaim_values().await {
@@ -34,16 +34,6 @@ pub(in crate::store::engine) async fn reclaim_when_asked<E: Env, N: Namespace>(
         // Those too who wait for what an error has left.
         store.shared.values.errand.set_done(wanted);
         store.shared.progress.tell();
-    }
-}
-
-/// However the task ends, nobody waits for it then.
-struct Ends(Arc<Shared>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.values.errand.set_done(u64::MAX);
-        self.0.progress.tell();
     }
 }
 
