@@ -229,8 +229,9 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(())
     }
 
-    /// Runs `change` once, atomically, on what `keys` hold at `now`, for the client with the id
-    /// `writer`, and tells those that track the keys that it changes.
+    /// Runs `change` atomically on what `keys` hold at `now`, for the client with the id `writer`,
+    /// and tells those that track the keys that it changes. It may run several times, and its last
+    /// run counts.
     ///
     /// # Errors
     ///
@@ -241,7 +242,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         keys: &[&[u8]],
         now: UnixMs,
         writer: u64,
-        change: impl FnOnce(&mut Update<'_, '_>) -> R,
+        mut change: impl FnMut(&mut Update<'_, '_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
         let long_keys: Vec<Cow<'_, [u8]>>;

@@ -1,5 +1,4 @@
-//! The engine of the next store: it ties its parts together, and does the I/O around them. It is
-//! not in use yet; [`open`] makes a store of one tree, and nothing calls it but tests.
+//! The engine of the store: it ties its parts together, and does the I/O around them.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -27,6 +26,7 @@
 //! | [`signal`] | how tasks of several cores tell each other |
 //! | `update`, `transaction`, `scan` | more of what is done to keys |
 //! | `lengths` | how many keys each tree has |
+//! | `handle`, `meters` | what the public handles ask for besides; what is counted |
 //! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
@@ -111,7 +111,6 @@
 //!
 //! For a fresh store `open.rs` (`format`) prepares the log instead of 2 and 3, and a checkpoint
 //! takes the place of 4.
-#![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
@@ -135,6 +134,8 @@ pub(super) mod flush;
 #[cfg(not(any(loom, shuttle)))]
 mod grow;
 #[cfg(not(any(loom, shuttle)))]
+mod handle;
+#[cfg(not(any(loom, shuttle)))]
 mod in_flight;
 #[cfg(not(any(loom, shuttle)))]
 mod keeper;
@@ -144,6 +145,8 @@ mod lengths;
 mod loads;
 #[cfg(not(any(loom, shuttle)))]
 mod log;
+#[cfg(not(any(loom, shuttle)))]
+mod meters;
 #[cfg(not(any(loom, shuttle)))]
 mod open;
 #[cfg(not(any(loom, shuttle)))]
@@ -182,3 +185,13 @@ mod values;
 mod verify;
 #[cfg(not(any(loom, shuttle)))]
 mod write_back;
+
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use self::{core_store::CoreStore, open::open, scan::Scan, transaction::Key, update::Decision};
+#[cfg(not(any(loom, shuttle)))]
+pub use self::{
+    transaction::Transaction,
+    verify::{Finding, Report},
+};
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use super::{btree::TreeRoot, overlay::Direction};

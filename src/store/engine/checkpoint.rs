@@ -192,6 +192,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.shared.log_limit.has(state.segments.log_count());
         }
         count(Count::Checkpoints);
+        self.shared.meters.checkpoints.add(1);
         self.let_roots_go();
         self.log.shared().segments_came();
         // Whoever takes it: writers may wait for the log to become shorter.
@@ -280,7 +281,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     write.placed(place);
                 }
             }
-            self.namespace.write(written.offset, written.buf).await?;
+            self.write_bundle(written).await?;
         }
         let change = write.finish();
         loop {
@@ -294,10 +295,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 places.into_iter().for_each(|place| state.segments.table_placed(&mut begun.table, place));
                 written
             };
-            self.namespace.write(written.offset, written.buf).await?;
+            self.write_bundle(written).await?;
         }
         self.flush_namespace().await?;
         Ok(change)
+    }
+
+    async fn write_bundle(&self, Written { offset, buf, .. }: Written) -> Result<()> {
+        self.shared.meters.checkpoint_bytes.add(buf.len() as u64);
+        self.namespace.write(offset, buf).await?;
+        Ok(())
     }
 
     /// The page with the numbers of keys, if there are any.
@@ -313,7 +320,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             built.1.iter().for_each(|page| state.segments.meta_born(page.place));
             built
         };
-        self.namespace.write(written.offset, written.buf).await?;
+        self.write_bundle(written).await?;
         Ok(places.first().copied())
     }
 

@@ -328,6 +328,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             written
         };
         let Written { sealed, offset, buf } = written;
+        self.shared.meters.page_bytes.add(buf.len() as u64);
+        self.shared.meters.moved_bytes.add(buf.len() as u64);
         self.namespace.write(offset, buf).await?;
         let trailer = sealed.written(&self.shared.state().clock).moved();
         self.install_group(&[trailer], bundle);

@@ -11,6 +11,7 @@ use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::lengths::{Lengths, LengthsOfCore};
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
+use super::meters::Meters;
 use super::overlays::{Access, Overlays};
 use super::pending::Pending;
 use super::registry::Trees;
@@ -26,9 +27,9 @@ use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
 use crate::store::codec::to_usize;
 use crate::store::env::Env;
 use crate::store::events::{Event, Events};
+use crate::store::failure::Failure;
 use crate::store::growth::Growth;
 use crate::store::pages::{Geometry, Owner, SegmentName};
-use crate::store::state::Failure;
 use crate::store::word::PageId;
 
 /// No more than this share of a store has to be durable together,
@@ -40,7 +41,7 @@ const GROWTH_RESERVE_SHARE: u32 = 2;
 pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
 
 /// What all cores of a store share. It has no namespace: each core has a handle of its own.
-pub(super) struct Shared {
+pub(in crate::store) struct Shared {
     pub(super) name: String,
     /// As it was when the store was opened: it may have grown.
     pub(super) owner: Owner,
@@ -75,6 +76,7 @@ pub(super) struct Shared {
     stands_still: AtomicBool,
     is_memory_waited_for: AtomicBool,
     pub(super) space: Space,
+    pub(super) meters: Meters,
     events: Mutex<Vec<Arc<Events>>>,
     /// Ask the cores for memory that they do not use.
     collectors: Mutex<Vec<Weak<Signal>>>,
@@ -142,6 +144,7 @@ impl Shared {
             stands_still: AtomicBool::new(false),
             is_memory_waited_for: AtomicBool::new(false),
             space: Space::default(),
+            meters: Meters::default(),
             events: Mutex::default(),
             collectors: Mutex::default(),
             failure: OnceLock::new(),

@@ -67,9 +67,10 @@ pub(in crate::store) use self::core_driver::CoreDriver;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::yield_now;
+use crate::store::engine::meters::LogMeters;
 use crate::store::env::Env;
+use crate::store::failure::Failure;
 use crate::store::pages::SegmentName;
-use crate::store::state::Failure;
 use crate::store::wal::{Lead, Leader, LogFormat, Wal};
 use bundles::Bundles;
 use needs::Goal;
@@ -178,6 +179,7 @@ pub(in crate::store) struct LogDriver {
     others: AtomicU32,
     has_failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
+    meters: LogMeters,
 }
 
 impl std::fmt::Debug for LogDriver {
@@ -213,6 +215,7 @@ impl LogDriver {
             others: AtomicU32::new(0),
             has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
+            meters: LogMeters::default(),
         })
     }
 
@@ -238,6 +241,11 @@ impl LogDriver {
             return Err(refused());
         };
         Ok(CoreDriver::start(Arc::clone(self), slot, log, env, namespace))
+    }
+
+    /// What it has written and flushed.
+    pub(in crate::store::engine) fn meters(&self) -> &LogMeters {
+        &self.meters
     }
 
     /// The log: its order of writes, and what is durable.

@@ -468,6 +468,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// The store has failed.
     pub(in crate::store) async fn close(&self) -> Result<()> {
+        if self.shared.requests().is_closed {
+            return Ok(());
+        }
         self.ask(true).await
     }
 

@@ -46,6 +46,7 @@ mod large;
 mod long;
 mod remains;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -83,34 +84,56 @@ enum Staged {
     Delete,
 }
 
-/// What the closure of a transaction sees: the declared keys by their places, and what it has
-/// written to them. A key that is declared twice is one.
+/// What the closure of a transaction sees: the declared keys, and what it has written to them.
+///
+/// A key is named by its tree and itself; the methods that end in `_at` take its place in the list
+/// of declared keys instead. A key that is declared twice is one. Nothing that the closure writes
+/// reaches the store before it has returned; then all of it does, or nothing.
 ///
 /// # Panics
 ///
-/// Its methods panic for places of no key.
-pub(in crate::store) struct Transaction<'t> {
+/// Its methods panic for a key that was not declared.
+pub struct Transaction<'t> {
     keys: &'t [Key<'t>],
     found: Vec<Option<&'t [u8]>>,
     /// For each place, the first one of the same key.
     first: Vec<usize>,
     writes: Vec<Staged>,
     staged: Vec<u8>,
+    /// Where each key is, made when a key of many is first asked for by name.
+    places: OnceCell<HashMap<(u32, &'t [u8]), usize>>,
+}
+
+impl std::fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Txn").field("keys", &self.keys.len()).finish_non_exhaustive()
+    }
 }
 
 impl Transaction<'_> {
     /// How many keys were declared.
-    pub(in crate::store) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Whether none was declared.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// The place of a declared key.
     pub(in crate::store) fn place_of(&self, tree: u32, key: &[u8]) -> Option<usize> {
-        self.keys.iter().position(|(of, declared)| of.tree == tree && *declared == key)
+        /// So few are compared one by one.
+        const FEW: usize = 16;
+        if self.keys.len() <= FEW {
+            return self.keys.iter().position(|(of, declared)| of.tree == tree && *declared == key);
+        }
+        let all = || self.keys.iter().enumerate().map(|(at, (of, key))| ((of.tree, *key), at)).collect();
+        self.places.get_or_init(all).get(&(tree, key)).copied()
     }
 
     /// The value of a key, as this transaction sees it.
-    pub(in crate::store) fn get_at(&self, place: usize) -> Option<&[u8]> {
+    pub fn get_at(&self, place: usize) -> Option<&[u8]> {
         let place = self.first[place];
         match &self.writes[place] {
             Staged::Put(range) => Some(&self.staged[range.clone()]),
@@ -119,26 +142,32 @@ impl Transaction<'_> {
         }
     }
 
-    pub(in crate::store) fn put_at(&mut self, place: usize, value: &[u8]) {
+    /// Whether a key is there, as this transaction sees it.
+    pub fn contains_at(&self, place: usize) -> bool {
+        self.get_at(place).is_some()
+    }
+
+    /// Puts `value`.
+    pub fn put_at(&mut self, place: usize, value: &[u8]) {
         self.put_parts_at(place, &[value]);
     }
 
     /// Puts the concatenation of `parts`.
-    pub(in crate::store) fn put_parts_at(&mut self, place: usize, parts: &[&[u8]]) {
+    pub fn put_parts_at(&mut self, place: usize, parts: &[&[u8]]) {
         let start = self.staged.len();
         parts.iter().for_each(|part| self.staged.extend_from_slice(part));
         self.writes[self.first[place]] = Staged::Put(start..self.staged.len());
     }
 
     /// Deletes a key; whether it was there.
-    pub(in crate::store) fn delete_at(&mut self, place: usize) -> bool {
+    pub fn delete_at(&mut self, place: usize) -> bool {
         let was_there = self.get_at(place).is_some();
         self.writes[self.first[place]] = Staged::Delete;
         was_there
     }
 
     /// Takes everything back that was put or deleted so far.
-    pub(in crate::store) fn discard(&mut self) {
+    pub fn discard(&mut self) {
         self.writes.fill(Staged::Nothing);
         self.staged.clear();
     }
@@ -274,7 +303,8 @@ fn run_on<R>(
     run: &mut impl FnMut(&mut Transaction<'_>) -> R,
 ) -> Result<(R, Changes)> {
     let writes = vec![Staged::Nothing; keys.len()];
-    let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
+    let mut transaction =
+        Transaction { keys, found, first, writes, staged: Vec::new(), places: OnceCell::new() };
     let result = run(&mut transaction);
     let changes = transaction.finish();
     changes.check()?;

@@ -44,31 +44,41 @@ const MOST_FINDINGS: usize = 100;
 
 /// What a verification has found.
 #[derive(Clone, Debug, Default)]
-pub(in crate::store) struct Report {
+#[non_exhaustive]
+pub struct Report {
     /// Pages that were looked at.
-    pub(in crate::store) pages: u64,
+    pub pages: u64,
     /// Keys in them.
-    pub(in crate::store) keys: u64,
+    pub keys: u64,
     /// Long values that were read.
-    pub(in crate::store) values: u64,
+    pub values: u64,
     /// Pages that take space, and that no tree leads to.
-    pub(in crate::store) lost_pages: u64,
-    /// The first [`MOST_FINDINGS`] of what is damaged.
-    pub(in crate::store) damage: Vec<Finding>,
+    pub lost_pages: u64,
+    /// The first hundred of what is damaged.
+    pub damage: Vec<Finding>,
     /// All of that.
-    pub(in crate::store) damaged: u64,
+    pub damaged: u64,
 }
 
 /// Something that is damaged, and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Finding {
+#[non_exhaustive]
+pub struct Finding {
     /// The name of the tree. None for one that has none.
-    pub(in crate::store) tree: Option<Box<str>>,
+    pub tree: Option<Box<str>>,
     /// The keys that are lost lie from here on,
-    pub(in crate::store) from: Vec<u8>,
+    pub from: Vec<u8>,
     /// and below this, if there is an end.
-    pub(in crate::store) to: Option<Vec<u8>>,
-    pub(in crate::store) what: String,
+    pub to: Option<Vec<u8>>,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Report {
+    /// Whether nothing is damaged or lost.
+    pub fn is_clean(&self) -> bool {
+        self.damaged == 0 && self.lost_pages == 0
+    }
 }
 
 impl fmt::Display for Finding {

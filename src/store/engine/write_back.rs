@@ -154,6 +154,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     async fn write_group(&self, group: impl Iterator<Item = Written>, newest: u64) -> Result<Vec<Trailer>> {
         let mut sealed = Vec::new();
         for Written { sealed: bundle, offset, buf } in group {
+            self.shared.meters.page_bytes.add(buf.len() as u64);
             self.namespace.write(offset, buf).await?;
             sealed.push(bundle.written(&self.shared.state().clock));
         }

@@ -29,7 +29,7 @@ pub(super) trait Engine: Clone + 'static {
 
     /// Replaces the value of `key` by what `change` makes of it, in one step that no other write
     /// can come into.
-    async fn modify<R>(&self, key: &[u8], change: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> R)
+    async fn modify<R>(&self, key: &[u8], change: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> R)
     -> Result<R>;
 
     /// Shows up to `limit` keys with their values to `each`, ascending, from the first at or after
@@ -126,7 +126,7 @@ impl Engine for Store {
     async fn modify<R>(
         &self,
         key: &[u8],
-        change: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> R,
+        mut change: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> R,
     ) -> Result<R> {
         let keys = [(&self.tree, key)];
         let modify = |txn: &mut boson::store::Txn<'_>| {
