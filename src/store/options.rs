@@ -12,6 +12,8 @@ pub const MAX_TREE_NAME_BYTES: usize = 255;
 pub const MAX_TREES: usize = 1024;
 /// The smallest namespace that holds a store, in bytes.
 pub const MIN_NAMESPACE_BYTES: u64 = 8 << 20;
+/// The least memory that a store takes, in bytes.
+pub const MIN_CACHE_BYTES: usize = 1 << 20;
 
 /// When a write is acknowledged, and so what a crash can take away. Whatever it takes, the state is
 /// a prefix of the history of writes.
@@ -103,11 +105,12 @@ impl Options {
         Self { log_bytes, ..self }
     }
 
-    /// Sets how many bytes the store takes of memory; 256 MiB by default. It bounds everything:
-    /// leaves, inner pages, the mapping, long values' pieces and what the log had.
+    /// Sets how many bytes the store takes of memory; 256 MiB by default, and at least
+    /// [`MIN_CACHE_BYTES`]. It bounds everything: leaves, inner pages, the mapping, pieces of long
+    /// values, and what the log had.
     #[must_use]
     pub fn cache_bytes(self, cache_bytes: usize) -> Self {
-        Self { cache_bytes, ..self }
+        Self { cache_bytes: cache_bytes.max(MIN_CACHE_BYTES), ..self }
     }
 
     /// Sets the identity of a new store, which keeps what an earlier store left on the namespace
