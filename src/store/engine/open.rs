@@ -43,6 +43,7 @@ use crate::store::env::Env;
 use crate::store::events::Sink;
 use crate::store::options::Options;
 use crate::store::overlay;
+use crate::store::pace::Pace;
 use crate::store::pages::{
     Damage, Geometry, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments, Superblock,
     TableLoad, Trailer, decode_lengths,
@@ -262,7 +263,8 @@ async fn load<E: Env, N: Namespace>(
     let mut records = overlay::Builder::new(u64::from_le_bytes(seed), counted_from).of_log_from(log_start);
     let mut has_deleted_range = false;
     let (mut logged_bytes, mut incomplete) = (0, None);
-    let mut each = |batch: &Batch<'_>| {
+    let mut pace = Pace::default();
+    let mut each = async |batch: &Batch<'_>| {
         if batch.header.batch >= superblock.first_batch {
             named.extend(batch.bundles());
         }
@@ -272,6 +274,7 @@ async fn load<E: Env, N: Namespace>(
                 logged_bytes += added_by(operation);
             });
             incomplete = incomplete.or(taken.err());
+            pace.step().await;
         }
     };
     let end = replay(namespace, log_format(&owner), point(&superblock.log), &mut each).await?;

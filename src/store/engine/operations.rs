@@ -4,7 +4,7 @@
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
-use super::space::account::{Held, added_bytes};
+use super::space::account::{Held, Kind, added_bytes};
 use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -171,7 +171,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.check_tree(tree)?;
             // Here, as its number is drawn soon after.
-            if !is_admitted && !self.shared.space.admit(adds) {
+            if !is_admitted && !self.shared.space.admit(adds, Kind::Adds) {
                 drop(room);
                 if self.adds_nothing(tree, key, change).await? {
                     self.shared.space.shrinks();

@@ -53,7 +53,7 @@ use std::ops::Range;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::operations::{operation, overlaid, reference_of};
-use super::space::account::grows_by;
+use super::space::account::{Kind, grows_by};
 use super::update::{LONGEST_VALUE, effect_of};
 use super::values::{INLINE_BYTES, Reference};
 use crate::block::Namespace;
@@ -182,7 +182,7 @@ impl Transaction<'_> {
             .map(|(place, value)| {
                 grows_by(self.keys[place].1, self.found[place].map(<[u8]>::len), Change::Put(value))
             })
-            .sum();
+            .fold((0, Kind::Replaces), |(all, kind), (more, of)| (all + more, kind.and(of)));
         let all = self.writes.into_iter().zip(&self.found).enumerate();
         let list = all.filter_map(|(place, (write, found))| {
             let to = match write {
@@ -220,7 +220,7 @@ struct Changes {
     list: Vec<OneChange>,
     staged: Vec<u8>,
     /// What they add to the store at most, in bytes, if no value is long.
-    adds: u64,
+    adds: (u64, Kind),
 }
 
 impl Changes {
@@ -421,7 +421,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if changes.list.is_empty() {
                 return Ok((result, None));
             }
-            if !self.shared.space.admit(changes.adds) {
+            if !self.shared.space.admit(changes.adds.0, changes.adds.1) {
                 drop(room);
                 self.ask_for_room(&mut asked).await?;
                 continue;

@@ -24,6 +24,9 @@ const KEPT_SHARE: u64 = 16;
 /// Those that take the place of others go beyond the room by this share of it: half of what
 /// [`ROOM_SHARE`] leaves.
 const BEYOND_SHARE: u64 = 32;
+/// A value that is longer than the one before by no more than this is hardly longer: it may have got
+/// an expiry time.
+const HARDLY_LONGER_BYTES: u64 = 64;
 /// Clearing and removing trees goes beyond that by this share: a quarter of what [`ROOM_SHARE`]
 /// leaves.
 const CLEARS_SHARE: u64 = 64;
@@ -77,15 +80,28 @@ pub(in crate::store::engine) fn added_by_long(key: &[u8], len: usize) -> u64 {
     (len / PIECE_BYTES) as u64 * PIECE_ADDS + rest + reference + MARKER_ENTRY_BYTES
 }
 
-/// What is held, and so how much of the room it may fill.
+/// What a write does to the store, and so how much of the room it may fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::engine) enum Kind {
-    /// Long values that make the store larger.
+    /// It makes the store larger.
     Adds,
-    /// Long values that take the place of others that are not shorter.
+    /// Its values take the place of others that are hardly shorter ([`Kind::of`]).
     Replaces,
     /// A tree is cleared or removed, which makes room.
     Clears,
+}
+
+impl Kind {
+    /// That of a put of `new` bytes in the place of `old`.
+    pub(in crate::store::engine) fn of(old: Option<u64>, new: u64) -> Self {
+        let is_hardly_longer = old.is_some_and(|old| new <= old + HARDLY_LONGER_BYTES);
+        if is_hardly_longer { Self::Replaces } else { Self::Adds }
+    }
+
+    /// That of both.
+    pub(in crate::store::engine) fn and(self, other: Self) -> Self {
+        if self == Self::Adds { self } else { other }
+    }
 }
 
 /// What was admitted and is not written yet, of long values.
@@ -117,11 +133,16 @@ impl Drop for Held<'_> {
     }
 }
 
-/// The same where it is known how long the value is that the key has.
-pub(in crate::store::engine) fn grows_by(key: &[u8], old: Option<usize>, change: Change<'_>) -> u64 {
-    match change {
-        Change::Put(new) if old.is_some_and(|old| old >= new.len()) => 0,
-        _ => added_bytes(key, change),
+/// The same where it is known how long the value is that the key has, if it has one; and what kind
+/// of write that is.
+pub(in crate::store::engine) fn grows_by(key: &[u8], old: Option<usize>, change: Change<'_>) -> (u64, Kind) {
+    match (change, old) {
+        (Change::Put(new), Some(old)) => {
+            let more = new.len().saturating_sub(old) as u64;
+            (more + more / 8, Kind::of(Some(old as u64), new.len() as u64))
+        }
+        (Change::Delete, _) => (0, Kind::Replaces),
+        _ => (added_bytes(key, change), Kind::Adds),
     }
 }
 
@@ -160,8 +181,13 @@ impl Space {
     }
 
     /// Reserves what is missing in `reserved` to `bytes`, if it fits.
-    pub(in crate::store::engine) fn admit_up_to(&self, reserved: &mut u64, bytes: u64) -> bool {
-        let is_admitted = *reserved >= bytes && bytes > 0 || self.admit(bytes.saturating_sub(*reserved));
+    pub(in crate::store::engine) fn admit_up_to(
+        &self,
+        reserved: &mut u64,
+        (bytes, kind): (u64, Kind),
+    ) -> bool {
+        let is_admitted =
+            *reserved >= bytes && bytes > 0 || self.admit(bytes.saturating_sub(*reserved), kind);
         if is_admitted {
             *reserved = bytes.max(*reserved);
         }
@@ -169,7 +195,7 @@ impl Space {
     }
 
     /// Reserves `bytes`, if they fit.
-    pub(in crate::store::engine) fn admit(&self, bytes: u64) -> bool {
+    pub(in crate::store::engine) fn admit(&self, bytes: u64, kind: Kind) -> bool {
         if bytes == 0 {
             self.shrinks();
             return true;
@@ -178,7 +204,8 @@ impl Space {
         let reserved = self.reserved.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let growth = reserved.saturating_sub(self.settled.load(Ordering::Relaxed));
         let growth = growth.saturating_add(self.held.load(Ordering::Relaxed));
-        if used.saturating_add(growth) <= room {
+        let beyond = if kind == Kind::Adds { 0 } else { room / BEYOND_SHARE };
+        if used.saturating_add(growth) <= room + beyond {
             return true;
         }
         self.reserved.fetch_sub(bytes, Ordering::AcqRel);
@@ -285,10 +312,10 @@ mod tests {
     fn what_is_reserved_counts_until_its_numbers_are_durable() {
         let space = Space::default();
         space.set_room(100);
-        assert!(space.admit(60));
-        assert!(!space.admit(41));
-        assert!(space.admit(40));
-        assert!(space.admit(0), "nothing is always admitted");
+        assert!(space.admit(60, Kind::Adds));
+        assert!(!space.admit(41, Kind::Adds));
+        assert!(space.admit(40, Kind::Adds));
+        assert!(space.admit(0, Kind::Adds), "nothing is always admitted");
         assert_eq!(space.taken(), (0, 100, 100));
         let mut points = Points::default();
         points.note(5, 60);

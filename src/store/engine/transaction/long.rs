@@ -124,10 +124,9 @@ pub(super) fn adds(declared: &[Key<'_>], changes: &Changes, seen: &Seen) -> (u64
     for OneChange { place, to, .. } in &changes.list {
         let To::Put(range) = to else { continue };
         let (key, value) = (declared[*place].1, &changes.staged[range.clone()]);
-        let is_longer = seen.value_bytes(*place).is_none_or(|old| old < value.len() as u64);
-        if is_longer {
-            kind = Kind::Adds;
-        }
+        let old = seen.value_bytes(*place);
+        let is_longer = old.is_none_or(|old| old < value.len() as u64);
+        kind = kind.and(Kind::of(old, value.len() as u64));
         all += match value.len() > INLINE_BYTES {
             true => added_by_long(key, value.len()),
             // Its bytes come in the place of others in its leaf.

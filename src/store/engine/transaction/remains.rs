@@ -7,6 +7,7 @@ use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Miss, TreeRoot};
 use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::space::account::Kind;
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::wal::Effect;
@@ -54,6 +55,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect::<std::result::Result<_, _>>()?;
         let delete = |place| OneChange { place, to: To::Delete, effect: Effect::Unknown };
         let list = (0..keys.len()).map(delete).collect();
-        Ok((Changes { list, staged: Vec::new(), adds: 0 }, Seen::new(&seen)))
+        Ok((Changes { list, staged: Vec::new(), adds: (0, Kind::Replaces) }, Seen::new(&seen)))
     }
 }
