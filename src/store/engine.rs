@@ -31,7 +31,7 @@
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
 //! lies where), `cache` (memory), `overlay` (what the log had), `events` (what a core tells the
-//! keeper). Bytes are in `docs/disk-format-2.md`; reasons, and what comes later, are in
+//! keeper). Bytes are in `docs/disk-format.md`; reasons, and what comes later, are in
 //! `docs/store-design.md`.
 //!
 //! One idea runs through all of it: **an operation of the tree never waits.** It ends with a miss

@@ -1,4 +1,4 @@
-//! The page with the numbers of keys of disk format 2: any content of it, and a page that is right
+//! The page with the numbers of keys of the disk format: any content of it, and a page that is right
 //! but for some bytes which were changed.
 #![no_main]
 
