@@ -103,8 +103,10 @@ impl Options {
         Self { log_bytes, ..self }
     }
 
-    /// Sets how many bytes the store takes of memory; 256 MiB by default. It bounds everything:
-    /// leaves, inner pages, the mapping, long values' pieces and what the log had.
+    /// Sets how many bytes of memory pages take, changed ones included; 256 MiB by default. Leaves,
+    /// inner pages and pieces of long values are pages. Beside it are the log's buffer (a 32nd of
+    /// it, 64 KiB to 1 MiB), 16 bytes for each page on the namespace near which one was used, 32
+    /// for each page in memory, and, for a while after a crash, what the log had.
     #[must_use]
     pub fn cache_bytes(self, cache_bytes: usize) -> Self {
         Self { cache_bytes, ..self }
