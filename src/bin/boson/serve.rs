@@ -325,7 +325,7 @@ fn collect(server: &RedisServer, db: &ServeDb, net: &Net) -> Vec<Metric> {
         counter("sent_bytes_total", "Bytes sent to clients.", redis.output_bytes.get()),
         gauge("store_size_bytes", "Size of the store on its namespace.", store.size_bytes),
         gauge("store_free_bytes", "Bytes that it takes before it is full.", store.free_bytes),
-        gauge("store_log_used_bytes", "Bytes of the log that the last checkpoint needs.", store.log_used_bytes),
+        gauge("store_log_used_bytes", "Bytes of the log since the checkpoint.", store.log_used_bytes),
         gauge("store_resident_bytes", "Bytes of pages in memory.", store.resident_bytes as u64),
         counter("store_user_bytes_total", "Bytes of log records: keys and values written.", store.user_bytes),
         counter("store_log_bytes_total", "Bytes written to the log.", store.log_bytes),
