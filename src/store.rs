@@ -68,8 +68,8 @@ pub use db::Db;
 pub use engine::{Finding, Report as VerifyReport, Transaction as Txn};
 pub use env::{Env, RtEnv};
 pub use options::{
-    Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_NAMESPACE_BYTES, Options,
-    WriteOptions,
+    Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_CACHE_BYTES,
+    MIN_NAMESPACE_BYTES, Options, WriteOptions,
 };
 pub use stats::Stats;
 pub use tree::Tree;

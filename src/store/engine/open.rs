@@ -469,7 +469,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// The store has failed.
     pub(in crate::store) async fn close(&self) -> Result<()> {
         if self.shared.requests().is_closed {
-            return Ok(());
+            // It was closed before, or has failed.
+            return self.shared.check_failed("close store", Outcome::NotStarted);
         }
         self.ask(true).await
     }

@@ -29,8 +29,7 @@ pub(super) trait Engine: Clone + 'static {
 
     /// Replaces the value of `key` by what `change` makes of it, in one step that no other write
     /// can come into.
-    async fn modify<R>(&self, key: &[u8], change: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> R)
-    -> Result<R>;
+    async fn modify<R>(&self, key: &[u8], change: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> R) -> Result<R>;
 
     /// Shows up to `limit` keys with their values to `each`, ascending, from the first at or after
     /// `from`; returns how many.
