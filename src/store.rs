@@ -33,9 +33,10 @@
 //!
 //! - `db`, `tree`, `cursor`, `txn`, `commit`, `options`, `stats`: the interface.
 //! - `engine`: ties the parts together and does the I/O. Read its head first.
-//! - `btree`: pages in memory. `overlay`: what the log had. `wal`: order and log. `pages`: what lies
-//!   where. `cache`: memory. `reclaim`: when memory may be used again. `events`: what a core tells
-//!   the keeper. `growth`: what has to become durable together. `word`, `codec`: bits and bytes.
+//! - `btree`: pages in memory. `overlay`: what the log has and the trees do not have yet. `wal`:
+//!   order and log. `pages`: what lies where. `cache`: memory. `reclaim`: when memory may be used
+//!   again. `events`: what a core tells the keeper. `growth`: what has to become durable together.
+//!   `word`, `codec`: bits and bytes. `failure`: an error that is said again and again.
 //! - `env`, `pace`: what it needs of the world, and how its tasks let others run.
 
 mod atomic;

@@ -31,13 +31,16 @@
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
 //! lies where), `cache` (memory), `overlay` (what the log had), `events` (what a core tells the
-//! keeper). Bytes are in `docs/disk-format-2.md`; reasons, and what comes later, are in
+//! keeper). Bytes are in `docs/disk-format.md`; reasons, and what comes later, are in
 //! `docs/store-design.md`.
 //!
 //! One idea runs through all of it: **an operation of the tree never waits.** It ends with a miss
 //! or a refusal and has changed nothing; the engine loads, or makes room, and calls it again.
 //!
 //! # A write
+//!
+//! (One that does not look at its key, which only the store itself makes. What `Tree` calls is in
+//! `update.rs` and takes the same steps; there is room for what it adds, or `space.rs` makes some.)
 //!
 //! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`core_store.rs`,
 //!    `LogLimit`), and brings what an overlay still has of the key into the tree.

@@ -12,7 +12,7 @@ pub const MAX_TREE_NAME_BYTES: usize = 255;
 pub const MAX_TREES: usize = 1024;
 /// The smallest namespace that holds a store, in bytes.
 pub const MIN_NAMESPACE_BYTES: u64 = 8 << 20;
-/// The least memory that a store takes, in bytes.
+/// The least memory that the pages of a store take, in bytes.
 pub const MIN_CACHE_BYTES: usize = 1 << 20;
 
 /// When a write is acknowledged, and so what a crash can take away. Whatever it takes, the state is
@@ -105,9 +105,11 @@ impl Options {
         Self { log_bytes, ..self }
     }
 
-    /// Sets how many bytes the store takes of memory; 256 MiB by default, and at least
-    /// [`MIN_CACHE_BYTES`]. It bounds everything: leaves, inner pages, the mapping, pieces of long
-    /// values, and what the log had.
+    /// Sets how many bytes of memory pages take, changed ones included; 256 MiB by default, and at
+    /// least [`MIN_CACHE_BYTES`]. Leaves, inner pages and pieces of long values are pages. Beside
+    /// them are the log's buffer (a 32nd of this, 64 KiB to 1 MiB), 16 bytes for each page on the
+    /// namespace near which one was used, 32 for each page in memory, and, for a while after a
+    /// crash, what the log had.
     #[must_use]
     pub fn cache_bytes(self, cache_bytes: usize) -> Self {
         Self { cache_bytes: cache_bytes.max(MIN_CACHE_BYTES), ..self }

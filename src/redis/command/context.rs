@@ -45,8 +45,9 @@ impl<E: Env, N: Namespace> Context<'_, E, N> {
         self.commit(commit);
         Ok(result)
     }
-    /// The same where `change` also writes the reply. Whoever runs the command takes it back if that
-    /// fails.
+
+    /// The same where `change` also writes the reply. Whoever runs the command takes it back if
+    /// that fails.
     pub(super) async fn update_replying<R>(
         &mut self,
         keys: &[&[u8]],

@@ -1,4 +1,4 @@
-//! The chain of log segments (disk format 2, section 10): where the next batch goes.
+//! The chain of log segments (disk format, section 10): where the next batch goes.
 //!
 //! The header of each segment names the next one, so that recovery needs no other index. So the
 //! next segment has to be there before a segment is opened. A batch does not cross the end of its
