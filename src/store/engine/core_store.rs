@@ -80,6 +80,8 @@ pub(in crate::store) struct Shared {
     events: Mutex<Vec<Arc<Events>>>,
     /// Ask the cores for memory that they do not use.
     collectors: Mutex<Vec<Weak<Signal>>>,
+    /// How many [duties](Duty) there are.
+    duties: AtomicUsize,
     failure: OnceLock<Failure>,
 }
 
@@ -147,6 +149,7 @@ impl Shared {
             meters: Meters::default(),
             events: Mutex::default(),
             collectors: Mutex::default(),
+            duties: AtomicUsize::new(0),
             failure: OnceLock::new(),
         }
     }
@@ -250,6 +253,11 @@ impl Shared {
         self.requests().is_closed || self.failure.get().is_some()
     }
 
+    /// Whether a task of the store still runs that has a [duty](Duty).
+    pub(super) fn is_at_work(&self) -> bool {
+        self.duties.load(Ordering::Relaxed) > 0
+    }
+
     /// Asks the keeper for a checkpoint, the last one if the store `is_closing`. The number of the
     /// request.
     pub(super) fn request(&self, is_closing: bool) -> u64 {
@@ -290,6 +298,7 @@ pub(super) struct Duty {
 
 impl Duty {
     pub(super) fn new(shared: &Arc<Shared>, name: &'static str) -> Self {
+        shared.duties.fetch_add(1, Ordering::Relaxed);
         Self { shared: Arc::clone(shared), name, is_done: false }
     }
 
@@ -305,6 +314,8 @@ impl Drop for Duty {
             let why = format!("the task `{}` went away before it was done", self.name);
             self.shared.fail(&Error::new(ErrorKind::Cancelled, "keep store").because(why));
         }
+        self.shared.duties.fetch_sub(1, Ordering::Relaxed);
+        self.shared.progress.tell();
     }
 }
 

@@ -465,7 +465,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.ask(false).await
     }
 
-    /// Takes the last checkpoint. Reads still work.
+    /// Takes the last checkpoint, and waits until the tasks that keep the store have ended. Reads
+    /// still work.
     ///
     /// # Errors
     ///
@@ -475,7 +476,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             // It was closed before, or has failed.
             return self.shared.check_failed("close store", Outcome::NotStarted);
         }
-        self.ask(true).await
+        let closed = self.ask(true).await;
+        while self.shared.is_over() && self.shared.is_at_work() {
+            let moment = self.shared.progress.now();
+            if self.shared.is_at_work() {
+                self.shared.progress.since(moment).await;
+            }
+        }
+        closed
     }
 
     async fn ask(&self, is_closing: bool) -> Result<()> {

@@ -48,7 +48,7 @@ const MOST_FINDINGS: usize = 100;
 pub struct Report {
     /// Pages that were looked at.
     pub pages: u64,
-    /// Keys in them.
+    /// Keys in them, without those of the store's own trees.
     pub keys: u64,
     /// Long values that were read.
     pub values: u64,
@@ -346,7 +346,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     return Ok(());
                 }
                 let keys: Vec<_> = keys.into_iter().filter(|key| part.wanted.has(&key.key)).collect();
-                walk.report.borrow_mut().keys += keys.len() as u64;
+                if walk.name.is_some() {
+                    walk.report.borrow_mut().keys += keys.len() as u64;
+                }
                 for key in keys.into_iter().filter(|key| key.is_reference) {
                     match self.get(walk.tree, &key.key, |_| ()).await {
                         Ok(_) => walk.report.borrow_mut().values += 1,
