@@ -13,6 +13,12 @@ pub use spdk::SpdkAddress;
 
 /// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE`,
 /// `blk:/dev/NAME`, `ng:/dev/ngXnY`, `nvme:BDF/NSID`, or `spdk:` and what [`SpdkAddress`] lists.
+///
+/// `?fua=off` behind one of the last four says that the device is not to be trusted with writes
+/// that are forced to the medium (forced unit access): a [`write_durable`] is then a write and a
+/// flush. Some drives and emulators acknowledge a forced write before it is durable.
+///
+/// [`write_durable`]: super::Namespace::write_durable
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamespaceAddress {
@@ -32,11 +38,15 @@ pub enum NamespaceAddress {
     Block {
         /// The device's node.
         path: PathBuf,
+        /// Whether writes may be forced to the medium; false for `?fua=off`.
+        fua: bool,
     },
     /// An NVMe namespace by the kernel's driver, without the block layer.
     NvmeGeneric {
         /// The namespace's generic device, such as `/dev/ng0n1`.
         path: PathBuf,
+        /// Whether writes may be forced to the medium; false for `?fua=off`.
+        fua: bool,
     },
     /// A namespace of an NVMe controller that this process drives.
     Nvme {
@@ -44,6 +54,8 @@ pub enum NamespaceAddress {
         controller: String,
         /// The namespace's number.
         namespace: u32,
+        /// Whether writes may be forced to the medium; false for `?fua=off`.
+        fua: bool,
     },
     /// A device of SPDK.
     Spdk(SpdkAddress),
@@ -82,12 +94,18 @@ impl FromStr for NamespaceAddress {
                 Ok(Self::Memory { size_bytes })
             }
             "file" => parse_file(address, rest),
-            "blk" if rest.starts_with('/') => Ok(Self::Block { path: rest.into() }),
+            "blk" if rest.starts_with('/') => {
+                let (path, fua) = split_fua("blk:", rest).map_err(|why| invalid(address, why))?;
+                Ok(Self::Block { path: path.into(), fua })
+            }
             "blk" => {
                 Err(invalid(address, "after blk: comes the path of a block device such as /dev/nvme0n1"))
             }
             "nvme" => parse_nvme(address, rest),
-            "ng" if rest.starts_with('/') => Ok(Self::NvmeGeneric { path: rest.into() }),
+            "ng" if rest.starts_with('/') => {
+                let (path, fua) = split_fua("ng:", rest).map_err(|why| invalid(address, why))?;
+                Ok(Self::NvmeGeneric { path: path.into(), fua })
+            }
             "ng" => Err(invalid(
                 address,
                 "after ng: comes the path of an NVMe namespace's generic device such as /dev/ng0n1",
@@ -109,10 +127,11 @@ fn parse_nvme(address: &str, rest: &str) -> Result<NamespaceAddress> {
     let form = "after nvme: comes the PCI address of a controller and the number of a namespace, such as \
                 0000:04:00.0/1; `boson device list` shows them";
     let (controller, number) = rest.split_once('/').ok_or_else(|| invalid(address, form))?;
+    let (number, fua) = split_fua("nvme:", number).map_err(|why| invalid(address, why))?;
     let namespace = number.parse().ok().filter(|&number| number > 0);
     match (controller.parse::<PciAddress>(), namespace) {
         (Ok(controller), Some(namespace)) => {
-            Ok(NamespaceAddress::Nvme { controller: controller.to_string(), namespace })
+            Ok(NamespaceAddress::Nvme { controller: controller.to_string(), namespace, fua })
         }
         _ => Err(invalid(address, form)),
     }
@@ -146,6 +165,27 @@ fn parse_file(address: &str, rest: &str) -> Result<NamespaceAddress> {
     Ok(NamespaceAddress::File { path: path.into(), size_bytes })
 }
 
+/// Takes the options of a device off the end of its address, and says whether writes to it may be
+/// forced to the medium. `Err` says what is wrong.
+fn split_fua<'a>(scheme: &str, rest: &'a str) -> Result<(&'a str, bool), String> {
+    let Some((device, query)) = rest.split_once('?') else { return Ok((rest, true)) };
+    let mut fua = true;
+    for option in query.split('&') {
+        match option.split_once('=') {
+            Some(("fua", "on")) => fua = true,
+            Some(("fua", "off")) => fua = false,
+            Some(("fua", value)) => return Err(format!("fua= is on or off, not `{value}`")),
+            _ => return Err(format!("`{option}` is no option; {scheme} knows fua=off")),
+        }
+    }
+    Ok((device, fua))
+}
+
+/// What an address shows of its options: those that are not as usual.
+fn shown_fua(fua: bool) -> &'static str {
+    if fua { "" } else { "?fua=off" }
+}
+
 /// Parses a number of bytes with an optional binary suffix: `4096`, `64K`, `16M`, `2G`, `1T`, also
 /// with `B` or `iB` after it.
 pub fn parse_size(text: &str) -> Option<u64> {
@@ -168,9 +208,11 @@ impl fmt::Display for NamespaceAddress {
             Self::Memory { size_bytes } => write!(f, "mem:{size_bytes}"),
             Self::File { path, size_bytes: None } => write!(f, "file:{}", path.display()),
             Self::File { path, size_bytes: Some(size) } => write!(f, "file:{}?size={size}", path.display()),
-            Self::Block { path } => write!(f, "blk:{}", path.display()),
-            Self::Nvme { controller, namespace } => write!(f, "nvme:{controller}/{namespace}"),
-            Self::NvmeGeneric { path } => write!(f, "ng:{}", path.display()),
+            Self::Block { path, fua } => write!(f, "blk:{}{}", path.display(), shown_fua(*fua)),
+            Self::Nvme { controller, namespace, fua } => {
+                write!(f, "nvme:{controller}/{namespace}{}", shown_fua(*fua))
+            }
+            Self::NvmeGeneric { path, fua } => write!(f, "ng:{}{}", path.display(), shown_fua(*fua)),
             Self::Spdk(spdk) => spdk.fmt(f),
         }
     }
@@ -191,6 +233,10 @@ mod tests {
             ("nvme:E1:00.0/1", "nvme:0000:e1:00.0/1"),
             ("nvme:0000:C4:00.0/12", "nvme:0000:c4:00.0/12"),
             ("ng:/dev/ng0n1", "ng:/dev/ng0n1"),
+            ("blk:/dev/loop0?fua=off", "blk:/dev/loop0?fua=off"),
+            ("nvme:04:00.0/1?fua=off", "nvme:0000:04:00.0/1?fua=off"),
+            ("ng:/dev/ng0n1?fua=off", "ng:/dev/ng0n1?fua=off"),
+            ("ng:/dev/ng0n1?fua=on", "ng:/dev/ng0n1"),
         ] {
             let address: NamespaceAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), shown);
@@ -218,6 +264,12 @@ mod tests {
             ("nvme:04:00/1", "the PCI address of a controller"),
             ("nvme:0000.04.00:0/1", "the PCI address of a controller"),
             ("nvme:0000:04:00.0/1/2", "the number of a namespace"),
+            ("blk:/dev/loop0?fua=no", "fua= is on or off, not `no`"),
+            ("ng:/dev/ng0n1?fua", "`fua` is no option; ng: knows fua=off"),
+            ("nvme:0000:04:00.0/1?size=1G", "`size=1G` is no option; nvme: knows fua=off"),
+            ("nvme:0000:04:00.0/1?", "`` is no option"),
+            ("spdk:pcie/04:00.0/1?fua=", "fua= is on or off"),
+            ("file:x?fua=off", "`fua=off` is no option; file: knows size=SIZE"),
             ("spdk:pcie/x/1", "no PCI address"),
             ("disk:/dev/sda", "no namespace of kind disk:"),
         ] {
@@ -225,6 +277,7 @@ mod tests {
             assert!(error.contains(part), "{text}: {error}");
         }
     }
+
     #[test]
     fn no_refusal_recommends_an_address_that_is_refused() {
         for text in ["boson.data", "disk:/dev/sda"] {

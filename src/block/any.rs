@@ -66,12 +66,14 @@ impl AnyDevice {
             NamespaceAddress::File { path, size_bytes } => {
                 KernelDevice::open_file(path, *size_bytes).await.map(Self::Kernel)
             }
-            NamespaceAddress::Block { path } => KernelDevice::open_block_device(path).await.map(Self::Kernel),
-            NamespaceAddress::NvmeGeneric { path } => {
-                PassthroughDevice::open(path).await.map(Self::Passthrough)
+            NamespaceAddress::Block { path, fua } => {
+                KernelDevice::open_block_device_with(path, *fua).await.map(Self::Kernel)
             }
-            NamespaceAddress::Nvme { controller, namespace } => {
-                NvmeDevice::open(controller, *namespace).await.map(Self::Nvme)
+            NamespaceAddress::NvmeGeneric { path, fua } => {
+                PassthroughDevice::open_with(path, *fua).await.map(Self::Passthrough)
+            }
+            NamespaceAddress::Nvme { controller, namespace, fua } => {
+                NvmeDevice::open_with(controller, *namespace, *fua).await.map(Self::Nvme)
             }
             #[cfg(feature = "spdk")]
             NamespaceAddress::Spdk(spdk) => SpdkDevice::open(spdk, config).await.map(Self::Spdk),

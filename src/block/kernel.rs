@@ -62,6 +62,9 @@ struct KernelShared {
     /// What direct I/O demands of each piece of memory; `None` through the page cache.
     alignment: Option<DirectAlignment>,
     atomic: AtomicWrites,
+    /// Whether the kernel may force a durable write to the medium, if it finds that the device can
+    /// do that; otherwise it is told to flush.
+    fua: bool,
 }
 
 /// What a range is trimmed and zeroed by.
@@ -137,7 +140,7 @@ impl KernelDevice {
             ..NamespaceInfo::new(name, size, block_size_bytes)
         };
         let made = made.then_some(path);
-        Self::new(file, info, limits, len, made, FileKind::RegularFile)
+        Self::new(file, info, limits, len, made, FileKind::RegularFile, true)
     }
 
     /// Opens the block device at `path`, exclusively.
@@ -151,6 +154,11 @@ impl KernelDevice {
     ///
     /// Outside a core.
     pub async fn open_block_device(path: &Path) -> Result<Self> {
+        Self::open_block_device_with(path, true).await
+    }
+
+    /// The same, without forced writes unless `fua`.
+    pub(super) async fn open_block_device_with(path: &Path, fua: bool) -> Result<Self> {
         let name = format!("blk:{}", path.display());
         let Opened { file, direct, read_only, .. } = open::open_block_device(path, &name).await?;
         let failed = |errno: Errno| open_error(&errno.into(), &name);
@@ -165,8 +173,9 @@ impl KernelDevice {
         Sysfs::of(&file).describe(&mut info);
         // The page cache is one too.
         info.volatile_cache |= !direct;
+        info.forced_unit_access &= fua;
         let limits = DirectLimits::of(&file);
-        Self::new(file, info, limits, size_bytes, None, FileKind::BlockDevice)
+        Self::new(file, info, limits, size_bytes, None, FileKind::BlockDevice, fua)
     }
 
     fn new(
@@ -176,6 +185,7 @@ impl KernelDevice {
         len_bytes: u64,
         made: Option<&Path>,
         kind: FileKind,
+        fua: bool,
     ) -> Result<Self> {
         let (alignment, atomic) = if info.direct {
             let block = info.block_size_bytes;
@@ -187,7 +197,7 @@ impl KernelDevice {
         info.atomic_write_bytes = atomic.max_bytes;
         let extent = Extent::new(info.name.clone(), file, info.size_bytes, len_bytes, made)
             .map_err(|error| open_error(&error, &info.name))?;
-        Ok(Self(Arc::new(KernelShared { info, extent: Arc::new(extent), kind, alignment, atomic })))
+        Ok(Self(Arc::new(KernelShared { info, extent: Arc::new(extent), kind, alignment, atomic, fua })))
     }
 }
 

@@ -70,6 +70,11 @@ impl PassthroughDevice {
     ///
     /// Outside a core.
     pub async fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, true).await
+    }
+
+    /// The same, without forced writes unless `fua`.
+    pub(super) async fn open_with(path: &Path, fua: bool) -> Result<Self> {
         let name = format!("ng:{}", path.display());
         let Opened { device, block_device, nsid } = open::open(path, &name).await?;
         let asked = device.try_clone().map_err(|error| os_error(&error, "open", &name))?;
@@ -87,7 +92,8 @@ impl PassthroughDevice {
         };
         namespace.check_format()?;
         let driver = DriverLimits::of(block_device.as_ref());
-        let info = describe(name, &controller, &namespace, &driver);
+        let mut info = describe(name, &controller, &namespace, &driver);
+        info.forced_unit_access &= fua;
         Ok(Self(Arc::new(PassthroughShared {
             info,
             device,

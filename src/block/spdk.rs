@@ -128,11 +128,13 @@ impl SpdkDevice {
     fn open_blocking(address: &SpdkAddress, config: &NamespaceConfig, wakes: bool) -> Result<Self> {
         let env = Env::start(Eal::init(&eal_config(address, config))?)?;
         let opened = match address {
-            SpdkAddress::Pcie { address: pci, nsid } => {
+            SpdkAddress::Pcie { address: pci, nsid, fua } => {
                 Opened::controller(env, ControllerAddress::pci(pci), wakes, *nsid, address)
+                    .map(|opened| opened.with_fua(*fua))
             }
-            SpdkAddress::Tcp { address: target, nqn, nsid } => {
+            SpdkAddress::Tcp { address: target, nqn, nsid, fua } => {
                 Opened::controller(env, ControllerAddress::tcp(*target, nqn), wakes, *nsid, address)
+                    .map(|opened| opened.with_fua(*fua))
             }
             SpdkAddress::Bdev { name } => Opened::bdev(env, name, config, address),
         };
@@ -141,6 +143,12 @@ impl SpdkDevice {
 }
 
 impl Opened {
+    /// Without forced writes unless `fua`.
+    fn with_fua(mut self, fua: bool) -> Self {
+        self.info.forced_unit_access &= fua;
+        self
+    }
+
     fn controller(
         env: Env,
         at: ControllerAddress,

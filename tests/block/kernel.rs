@@ -7,7 +7,7 @@ use std::process::Command;
 
 use boson::ErrorKind;
 use boson::block::{
-    AnyDevice, Device, KernelDevice, KernelNamespace, Namespace, NamespaceAddress, NamespaceStats,
+    AnyDevice, AnyNamespace, Device, KernelDevice, KernelNamespace, Namespace, NamespaceAddress, NamespaceStats,
     PassthroughDevice,
 };
 use boson::mem::DmaBuf;
@@ -155,6 +155,24 @@ fn pieces_of_what_a_file_does_not_have_yet_read_as_zeros() {
         let read = namespace.expect("open").read_vectored(4096, dirty).await.expect("read");
         assert!(read.iter().all(|piece| piece.iter().all(|&byte| byte == 0)));
     });
+}
+
+#[test]
+fn with_fua_off_a_durable_write_is_a_write_and_a_flush() {
+    for reactor in REACTORS {
+        let Some(device) = Loop::new("unforced", &["--direct-io=on"]) else { return };
+        run_on(reactor, async {
+            let address: NamespaceAddress =
+                format!("blk:{}?fua=off", device.device.display()).parse().expect("an address");
+            let namespace = AnyNamespace::open(&address).await.expect("open");
+            assert!(namespace.info().volatile_cache && !namespace.info().forced_unit_access);
+            let before = device.flushes();
+            namespace.write_durable(4096, pattern(4096, 2)).await.expect("written");
+            assert!(device.flushes() > before, "on {reactor:?}");
+            let stats = stats();
+            assert_eq!((stats.writes.completed, stats.flushes.completed, stats.queue_depth), (1, 1, 0));
+        });
+    }
 }
 
 #[test]

@@ -36,7 +36,8 @@ pub(crate) struct ServeOptions {
     server: ServerOptions,
     /// The namespace of the store: `file:PATH`, `file:PATH?size=64G`, `blk:/dev/NAME`,
     /// `nvme:BDF/NSID`, `ng:/dev/NAME` or `mem:SIZE`; with SPDK built in `spdk:pcie/BDF/NSID`,
-    /// `spdk:tcp/IP:PORT/NQN/NSID` or `spdk:bdev/NAME`.
+    /// `spdk:tcp/IP:PORT/NQN/NSID` or `spdk:bdev/NAME`. `?fua=off` behind that of a device is for
+    /// one that acknowledges forced writes before they are durable.
     #[arg(long, value_name = "URL", default_value = "file:boson.data")]
     store: Spelled<NamespaceAddress>,
     /// SPDK's configuration (its JSON), which makes the devices of `spdk:bdev/NAME`.

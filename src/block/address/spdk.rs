@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use super::{shown_fua, split_fua};
 use crate::pci_address::PciAddress;
 
 /// A namespace through SPDK, as `spdk:` names it.
@@ -15,6 +16,8 @@ pub enum SpdkAddress {
         address: String,
         /// The namespace, from 1.
         nsid: u32,
+        /// Whether writes may be forced to the medium; false for `?fua=off`.
+        fua: bool,
     },
     /// `spdk:tcp/IP:PORT/NQN/NSID`: a namespace of a subsystem of an NVMe over TCP target.
     Tcp {
@@ -24,8 +27,11 @@ pub enum SpdkAddress {
         nqn: String,
         /// The namespace, from 1.
         nsid: u32,
+        /// Whether writes may be forced to the medium; false for `?fua=off`.
+        fua: bool,
     },
-    /// `spdk:bdev/NAME`: a block device that SPDK's configuration makes.
+    /// `spdk:bdev/NAME`: a block device that SPDK's configuration makes. None of its writes are
+    /// forced.
     Bdev {
         /// Its name in the configuration.
         name: String,
@@ -49,7 +55,8 @@ impl SpdkAddress {
                 let address: PciAddress = address
                     .parse()
                     .map_err(|_| format!("`{address}` is no PCI address such as 0000:04:00.0"))?;
-                Ok(Self::Pcie { address: address.to_string(), nsid: namespace(nsid)? })
+                let (nsid, fua) = split_fua("spdk:pcie/", nsid)?;
+                Ok(Self::Pcie { address: address.to_string(), nsid: namespace(nsid)?, fua })
             }
             "tcp" => {
                 let mut parts = rest.splitn(2, '/');
@@ -66,7 +73,8 @@ impl SpdkAddress {
                 if !is_name {
                     return Err(format!("`{nqn}` is no NQN such as nqn.2016-06.io.spdk:cnode1"));
                 }
-                Ok(Self::Tcp { address, nqn: nqn.to_owned(), nsid: namespace(nsid)? })
+                let (nsid, fua) = split_fua("spdk:tcp/", nsid)?;
+                Ok(Self::Tcp { address, nqn: nqn.to_owned(), nsid: namespace(nsid)?, fua })
             }
             "bdev" if !rest.is_empty() && !rest.contains(char::is_control) => {
                 Ok(Self::Bdev { name: rest.to_owned() })
@@ -87,8 +95,12 @@ fn namespace(text: &str) -> Result<u32, String> {
 impl fmt::Display for SpdkAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pcie { address, nsid } => write!(f, "spdk:pcie/{address}/{nsid}"),
-            Self::Tcp { address, nqn, nsid } => write!(f, "spdk:tcp/{address}/{nqn}/{nsid}"),
+            Self::Pcie { address, nsid, fua } => {
+                write!(f, "spdk:pcie/{address}/{nsid}{}", shown_fua(*fua))
+            }
+            Self::Tcp { address, nqn, nsid, fua } => {
+                write!(f, "spdk:tcp/{address}/{nqn}/{nsid}{}", shown_fua(*fua))
+            }
             Self::Bdev { name } => write!(f, "spdk:bdev/{name}"),
         }
     }
@@ -104,6 +116,8 @@ mod tests {
             "pcie/0000:04:00.0/1",
             "tcp/127.0.0.1:4420/nqn.2016-06.io.spdk:cnode1/2",
             "tcp/[::1]:4420/nqn.2014-08.org.nvmexpress:uuid:a/b/7",
+            "pcie/0000:04:00.0/1?fua=off",
+            "tcp/127.0.0.1:4420/nqn.2016-06.io.spdk:cnode1/2?fua=off",
             "bdev/Nvme0n1",
             "bdev/lvs/lvol0",
         ] {
@@ -127,6 +141,8 @@ mod tests {
             ("tcp/127.0.0.1:4420", "come the subsystem's NQN"),
             ("tcp/127.0.0.1:4420/cnode1/1", "no NQN"),
             ("tcp/127.0.0.1:4420/nqn.a b/1", "no NQN"),
+            ("pcie/04:00.0/1?fua=0", "fua= is on or off, not `0`"),
+            ("tcp/127.0.0.1:4420/nqn.a/1?x=1", "`x=1` is no option; spdk:tcp/ knows fua=off"),
             ("bdev/", "the name of a device"),
         ] {
             let error = SpdkAddress::parse(text).expect_err(text);

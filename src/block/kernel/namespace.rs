@@ -285,9 +285,16 @@ impl Namespace for KernelNamespace {
             return Err(BufError::new(error, buf));
         }
         // The kernel forces it to the medium where the device can do that, and flushes where not.
-        let flags = if self.info().volatile_cache { WriteFlags::DURABLE } else { WriteFlags::NONE };
+        let by_kernel = self.info().volatile_cache && self.0.device.0.fua;
+        let flags = if by_kernel { WriteFlags::DURABLE } else { WriteFlags::NONE };
         let counted = self.begin(|stats| &mut stats.writes);
-        counted.end(self.write_all(offset, buf, flags).await, len)
+        let written = counted.end(self.write_all(offset, buf, flags).await, len)?;
+        if !self.0.device.0.fua
+            && let Err(error) = self.flush().await
+        {
+            return Err(BufError::new(error, written));
+        }
+        Ok(written)
     }
 
     async fn flush(&self) -> Result<()> {

@@ -84,6 +84,11 @@ impl NvmeDevice {
     /// [`Unsupported`](ErrorKind::Unsupported) if its format has metadata, or what the controller
     /// says when it does not come up.
     pub async fn open(address: &str, number: u32) -> Result<Self> {
+        Self::open_with(address, number, true).await
+    }
+
+    /// The same, without forced writes unless `fua`.
+    pub(in super::super) async fn open_with(address: &str, number: u32, fua: bool) -> Result<Self> {
         static OPENING: LazyLock<Gate<()>> = LazyLock::new(|| Gate::new(()));
         static CONTROLLERS: Controllers<String, VfioBus> = Controllers::new();
         // Two cores that open it at the same time must not both find that nobody has.
@@ -100,7 +105,7 @@ impl NvmeDevice {
                 CONTROLLERS.add(address, control)
             }
         };
-        Ok(Self(Arc::new(Opened::of(control, number).await?)))
+        Ok(Self(Arc::new(Opened::of(control, number).await?.with_fua(fua))))
     }
 }
 
@@ -133,6 +138,12 @@ impl<B: Bus> Opened<B> {
         namespace.check_format().map_err(|error| error.at(name.clone()))?;
         let info = describe(name, &controller, &namespace, volatile_cache, page_shift);
         Ok(Self { control, info, namespace, controller })
+    }
+
+    /// Without forced writes unless `fua`.
+    pub(super) fn with_fua(mut self, fua: bool) -> Self {
+        self.info.forced_unit_access &= fua;
+        self
     }
 
     pub(super) async fn attach(&self) -> Result<QueueNamespace<NvmePort<B>>> {

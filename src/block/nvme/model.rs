@@ -240,6 +240,11 @@ impl Model {
         self.machine().executed
     }
 
+    /// How many writes of those were to be forced to the medium (FUA).
+    pub fn forced_writes(&self) -> u64 {
+        self.machine().forced_writes
+    }
+
     /// The bytes of `block` of namespace `number` as a read would give them.
     pub fn peek(&self, number: u32, block: u64) -> Vec<u8> {
         self.machine().peek(number, block)

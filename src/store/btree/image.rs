@@ -52,7 +52,7 @@ pub(crate) use inner_build::{InnerBuilder, inner_split_point};
 pub(crate) use key::KeyParts;
 pub(crate) use leaf::LeafImage;
 pub(crate) use leaf_build::{LeafBuilder, SplitPoint};
-pub(crate) use leaf_patch::{Patch, PatchedLeaf};
+pub(crate) use leaf_patch::{Patch, PatchedLeaf, emptied};
 pub(crate) use search::Position;
 
 /// A leaf whose image is longer splits: with its header of 64 bytes it takes 4 KiB.

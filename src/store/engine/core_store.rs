@@ -1,6 +1,6 @@
 //! What the cores of a store share, and one core's part of it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -477,6 +477,8 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) hand: Hand,
     /// Pages that this core does not evict now: a transaction is making its changes.
     pub(super) spared: RefCell<Vec<PageId>>,
+    /// An empty buffer that has room, for the value of a write that is decided.
+    pub(super) buffer: Cell<Vec<u8>>,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,
 }

@@ -13,7 +13,7 @@
 //! these first. Nothing is written before it is known what the namespace holds, and then only the
 //! superblock of the new epoch.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -423,6 +423,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             lengths,
             hand,
             spared: RefCell::default(),
+            buffer: Cell::default(),
             asked: Arc::clone(&asked),
         });
         store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));

@@ -1,5 +1,6 @@
 //! Tests of the whole engine: what is written is found, now, after closing, and after a crash.
 
+mod allocations;
 mod clear;
 mod crash;
 mod faults;

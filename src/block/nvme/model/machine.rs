@@ -71,6 +71,8 @@ pub(super) struct Machine {
     pub(super) masks: VecDeque<(u16, bool)>,
     pub(super) violations: Vec<String>,
     pub(super) executed: u64,
+    /// How many writes of those carried the bit for forced unit access.
+    pub(super) forced_writes: u64,
     pub(super) pauses: u64,
     /// Kept so that a command needs no new ones: the pieces of its memory, and its data.
     pub(super) pieces: Pieces,
@@ -110,6 +112,7 @@ impl Machine {
             masks: VecDeque::new(),
             violations: Vec::new(),
             executed: 0,
+            forced_writes: 0,
             pauses: 0,
             pieces: Vec::new(),
             data: Vec::new(),

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::command::opcode;
 use super::super::control::Control;
 use super::super::controller::Phase;
 use super::super::device::Opened;
 use super::super::model::{Model, ModelNamespace, ModelOptions, Pace};
+use super::super::status::Status;
 use crate::block::Namespace;
 use crate::error::{ErrorKind, Result};
 use crate::mem::DmaBuf;
@@ -61,6 +63,25 @@ fn what_a_core_writes_it_reads_and_so_does_another() {
         assert!(zeros.iter().all(|&byte| byte == 0));
     });
     assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+#[test]
+fn a_durable_write_is_forced_or_with_fua_off_a_write_and_a_flush() {
+    for fua in [true, false] {
+        let model = Model::new(options(), 1);
+        run(&model, async |opened| {
+            let namespace = opened.with_fua(fua).attach().await.expect("attach");
+            assert_eq!(namespace.info().forced_unit_access, fua);
+            namespace.write_durable(0, filled(8192, 1)).await.expect("writes");
+            let (executed, forced) = if fua { (1, 1) } else { (2, 0) };
+            assert_eq!((model.executed(), model.forced_writes()), (executed, forced), "fua {fua}");
+            // The other command is a flush, and the write is not durable without it.
+            model.fail_next(opcode::FLUSH, Status::new(2, 0x80).do_not_retry());
+            let durable = namespace.write_durable(0, filled(4096, 2)).await;
+            assert_eq!(durable.is_ok(), fua, "{durable:?}");
+        });
+        assert!(model.violations().is_empty(), "{:?}", model.violations());
+    }
 }
 
 #[test]
