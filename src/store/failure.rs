@@ -15,6 +15,11 @@ impl Failure {
         Self { kind: error.kind(), code: error.code(), text: error.to_string() }
     }
 
+    /// What it said.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The error that a write, or one that waits for its durability, gets.
     pub(super) fn error(&self, operation: &'static str, outcome: Outcome) -> Error {
         let error = match self.code {

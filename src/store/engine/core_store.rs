@@ -238,11 +238,15 @@ impl Shared {
         self.stands_still.store(stands_still, Ordering::Relaxed);
     }
 
-    /// An I/O that writes depend on failed: no page is written any more.
+    /// An I/O that writes depend on failed: no page is written any more. If the log has failed that
+    /// is why.
     pub(super) fn fail(&self, error: &Error) {
-        self.failure.get_or_init(|| Failure::of(error));
+        self.failure.get_or_init(|| {
+            let failure = self.log.why_failed().unwrap_or_else(|| Failure::of(error));
+            tracing::error!("store {} failed: {}", self.name, failure.text());
+            failure
+        });
         self.may_refuse.store(true, Ordering::Release);
-        tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
         self.overlay.signal.set();
         self.progress.tell();
@@ -459,6 +463,10 @@ impl SegmentSupply for LogSegments {
     }
 
     fn wanted(&self) {
+        self.keeper.set();
+    }
+
+    fn failed(&self) {
         self.keeper.set();
     }
 }

@@ -18,15 +18,17 @@ use super::stall::Watch;
 use super::state::PageState;
 use super::write_back::{Flushed, PAGE_BYTES};
 use crate::block::Namespace;
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::store::btree::CorePages;
 use crate::store::env::Env;
 use crate::store::events::Event;
 use crate::store::pace::either;
 use crate::store::wal::Leader;
 
-/// The keeper looks whether something is due at least this often.
+/// The keeper looks whether something is due at least this often while others write,
 const BEAT: Duration = Duration::from_millis(10);
+/// and at least this often in any case. Whoever waits for it wakes it.
+const IDLE_BEAT: Duration = Duration::from_secs(1);
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
 /// While writers wait for the log, or until less has to be durable together.
@@ -56,7 +58,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // carried on.
         let (mut was_long, mut log_end) = (0, None);
         let mut sequence = self.shared.state().superblock.sequence;
+        let (mut beat, mut next_number) = (BEAT, 0);
         loop {
+            if let Some(failure) = self.log.shared().why_failed() {
+                return Err(failure.error("write log", Outcome::Unknown));
+            }
             let (is_asked, wanted, is_closing) = {
                 let requests = self.shared.requests();
                 let answered = requests.done.max(requests.refused.0);
@@ -113,7 +119,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
             if !has_flushed {
-                either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
+                let before = std::mem::replace(&mut next_number, self.log.log().next_number());
+                beat = if before == next_number { (beat * 2).min(IDLE_BEAT) } else { BEAT };
+                either(self.shared.keeper.wait(), self.env.sleep(beat)).await;
             }
         }
     }

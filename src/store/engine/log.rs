@@ -91,6 +91,9 @@ pub(in crate::store) trait SegmentSupply: Send + Sync {
     /// have been written before.
     fn next(&self) -> Option<SegmentName>;
 
+    /// The log has failed.
+    fn failed(&self);
+
     /// There was none: the log will need one soon, or needs it now. Said again and again.
     /// [`LogDriver::segments_came`] says that there is one.
     fn wanted(&self);
@@ -333,7 +336,7 @@ impl LogDriver {
     /// The log's own write or flush failed.
     fn fail(&self, error: &Error) {
         if self.give_up(error) {
-            tracing::error!("the log failed: {error}");
+            self.supply.failed();
         }
     }
 
@@ -359,6 +362,11 @@ impl LogDriver {
             return None;
         }
         lock(&self.failure).as_ref().map(|failure| failure.error(operation, outcome))
+    }
+
+    /// Why the log has failed, if it has.
+    pub(in crate::store::engine) fn why_failed(&self) -> Option<Failure> {
+        lock(&self.failure).clone().filter(|_| self.has_failed())
     }
 
     fn check_writable(&self) -> Result<()> {
