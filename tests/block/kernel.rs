@@ -7,8 +7,8 @@ use std::process::Command;
 
 use boson::ErrorKind;
 use boson::block::{
-    AnyDevice, AnyNamespace, Device, KernelDevice, KernelNamespace, Namespace, NamespaceAddress, NamespaceStats,
-    PassthroughDevice,
+    AnyDevice, AnyNamespace, Device, KernelDevice, KernelNamespace, Namespace, NamespaceAddress,
+    NamespaceStats, PassthroughDevice,
 };
 use boson::mem::DmaBuf;
 use boson::rt::reactor::ReactorChoice;

@@ -33,8 +33,8 @@ impl Machine {
             return;
         }
         self.executed += 1;
-        let is_forced = command.entry.opcode() == opcode::WRITE
-            && command.entry.words[12] & FORCE_UNIT_ACCESS != 0;
+        let is_forced =
+            command.entry.opcode() == opcode::WRITE && command.entry.words[12] & FORCE_UNIT_ACCESS != 0;
         self.forced_writes += u64::from(is_forced);
         let Some(second) = &command.second else {
             let status = self.run(&command.entry);
