@@ -251,9 +251,11 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     ) -> Merged<NewNode<'g, M>> {
         let section = image.changes().section();
         match PatchedLeaf::new(image, patches, section) {
-            Some(patched) if patched.size_bytes() - section.len() <= most_bytes => Merged::Built(
-                self.leaf(like, (patched.len(), patched.size_bytes()), |out| patched.write(out)),
-            ),
+            Some(patched) if patched.size_bytes() - section.len() <= most_bytes => {
+                Merged::Built(
+                    self.leaf(like, (patched.len(), patched.size_bytes()), |out| patched.write(out)),
+                )
+            }
             _ => {
                 let entries = merge::patched(&image, patches);
                 let builder = LeafBuilder::new(entries.iter().copied(), section);
