@@ -20,8 +20,8 @@
 //! | `spdk:pcie/`, `spdk:tcp/` | FUA | if the controller has fused commands | on the bus sleeps, if it has interrupts; over TCP naps |
 //! | `spdk:bdev/` | a write and a flush | if the device has it | naps |
 //!
-//! FUA is a write that is forced to the medium by itself; with `?fua=off` behind the address it is a
-//! write and a flush instead. [`NamespaceInfo`] says what a device that is open has.
+//! FUA is a write that is forced to the medium by itself; with `?fua=off` behind the address it is
+//! a write and a flush instead. [`NamespaceInfo`] says what a device that is open has.
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
 //! (`queue`): it divides what is too large, lets callers wait in order while the device is full,

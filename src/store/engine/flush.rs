@@ -75,6 +75,9 @@ mod structure;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(in crate::store::engine) use structure::STEPS;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub(in crate::store) use assemble::{Next, Plan, Reason, Room};
@@ -350,9 +353,8 @@ impl Flusher {
     /// those that are to inherit from pages that are gone. Each counts `least` bytes at least. As
     /// far as events are drained; those in bundles under way are left out.
     pub(in crate::store) fn growth_bytes(&self, pages: &impl Pages, least: usize) -> usize {
-        let heirs: BTreeSet<_> = self.structure.gone.values().flat_map(|gone| &gone.heirs).collect();
-        let due = heirs.into_iter().filter_map(|heir| match pages.look(*heir) {
-            Look::Live(live) if !pages.is_clean(*heir) => Some(live),
+        let due = self.structure.heirs().filter_map(|(heir, _)| match pages.look(heir) {
+            Look::Live(live) if !pages.is_clean(heir) => Some(live),
             _ => None,
         });
         let grown = self.grown(pages).map(|(_, live)| live);
@@ -436,8 +438,7 @@ impl Flusher {
         }
         for freed in &done.freed {
             self.under_way.remove(&freed.id());
-            self.structure.gone.remove(&freed.id());
-            self.structure.flux.remove(&freed.id());
+            self.structure.is_freed(freed.id());
             if self.leaving.remove(&freed.id()).is_some() {
                 self.structure.roots.remove(&freed.id());
             }

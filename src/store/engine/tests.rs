@@ -8,6 +8,7 @@ mod full_memory;
 mod keeper;
 mod large;
 mod lengths;
+mod long_flush;
 mod overlay;
 mod scan;
 mod space;

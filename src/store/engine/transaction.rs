@@ -289,8 +289,16 @@ fn refused<T>(why: &str) -> Result<T> {
     Err(error.outcome_is(Outcome::NotStarted))
 }
 
+/// So few keys are compared with each other rather than hashed.
+const FEW_KEYS: usize = 8;
+
 /// The first place of each place's key.
 fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
+    if keys.len() <= FEW_KEYS {
+        let is_same = |(a, key): &Key<'_>, (b, other): &Key<'_>| a.tree == b.tree && key == other;
+        let first = |(at, key)| keys[..at].iter().position(|before| is_same(before, key)).unwrap_or(at);
+        return keys.iter().enumerate().map(first).collect();
+    }
     let mut first = HashMap::with_capacity(keys.len());
     let places = keys.iter().enumerate();
     places.map(|(at, (tree, key))| *first.entry((tree.tree, *key)).or_insert(at)).collect()
@@ -518,7 +526,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn spare_leaves(&self, keys: &[Key<'_>]) {
         let pin = self.core.pin();
         let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
-        *self.spared.borrow_mut() = leaves.collect();
+        // Taken, as nobody is to find it borrowed.
+        let mut spared = self.spared.take();
+        spared.clear();
+        spared.extend(leaves);
+        *self.spared.borrow_mut() = spared;
     }
 
     /// Makes the changes under one number, and writes their record.
@@ -526,10 +538,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let number = room.draw_one();
         // Deletes last: what they leave empty is removed, and its range is that of a leaf that may
         // not be in memory.
-        let (deletes, puts): (Vec<_>, Vec<_>) =
-            changes.iter(keys).partition(|(_, change, _)| *change == Change::Delete);
-        let all = puts.into_iter().chain(deletes).map(|(key, change, _)| (key, change));
-        self.apply_all(keys, all, number);
+        let some = |deletes: bool| {
+            let all = changes.iter(keys).map(|(key, change, _)| (key, change));
+            all.filter(move |(_, change)| (*change == Change::Delete) == deletes)
+        };
+        self.apply_all(keys, some(false).chain(some(true)), number);
         for ((tree, _), _, effect) in changes.iter(keys) {
             self.lengths.add(tree, number, effect);
         }

@@ -1,8 +1,9 @@
 //! Reading a key and writing it in one step, which no other write of the key comes into.
 //!
-//! The tree does this ([`Pin::update_in`](crate::store::btree::Pin::update_in)): it takes a slot of the
-//! leaf only if nobody has written the key since it was read. Here the overlay's entry of the key
-//! is brought into the tree before, so that what is read is the newest, and the decision is logged.
+//! The tree does this ([`Pin::update_in`](crate::store::btree::Pin::update_in)): it takes a slot of
+//! the leaf only if nobody has written the key since it was read. Here the overlay's entry of the
+//! key is brought into the tree before, so that what is read is the newest, and the decision is
+//! logged.
 //!
 //! How long the record is shows only after the decision, and nothing may await then. So the room in
 //! the log is taken for the longest value that a leaf has. To decide twice, once for the length,

@@ -75,3 +75,19 @@ fn a_put_of_a_key_allocates_nothing() {
     });
     assert!(asked < ROUNDS / 1000, "{asked} allocations in {ROUNDS} puts");
 }
+
+/// What it sees and stages it has in lists of its own.
+#[test]
+fn a_transaction_of_two_keys_allocates_little() {
+    let asked = allocations_of(async |store, number| {
+        let (one, other) = (key(number), key(number + 1));
+        let keys = [(catalog(), &one[..]), (catalog(), &other[..])];
+        let done = store.transact(&keys, Durability::None, |transaction| {
+            transaction.put_at(0, &[2; 100]);
+            transaction.put_at(1, &[3; 100]);
+        });
+        done.await.expect("no fault is injected");
+    });
+    println!("{} allocations for each", asked as f64 / ROUNDS as f64);
+    assert!(asked <= 8 * ROUNDS, "{asked} allocations in {ROUNDS} transactions");
+}
