@@ -40,26 +40,98 @@
 //! - `env`, `pace`: what it needs of the world, and how its tasks let others run.
 
 mod atomic;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod btree;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod cache;
 mod codec;
 mod commit;
 mod cursor;
 mod db;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod engine;
 mod env;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod events;
 mod failure;
 mod growth;
 mod options;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod overlay;
 mod pace;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod pages;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod reclaim;
 mod stats;
 mod tree;
 mod txn;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod wal;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod word;
 
 pub use commit::Commit;

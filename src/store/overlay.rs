@@ -64,7 +64,6 @@
 //! lives until the overlay is dropped: it drains in the order of keys and lies in that of the log.
 //! 128 MiB of log with 892,032 keys take 187 MiB, and 0.31 to 0.36 s of one core's time to check,
 //! index and sort (`tests/timing.rs` prints this; on a shared AMD EPYC). Short records cost more.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod arena;
 mod build;

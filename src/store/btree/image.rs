@@ -25,7 +25,6 @@
 //! A leaf splits when its image exceeds [`LEAF_TARGET_BYTES`]. Long keys and versions may make an
 //! image larger, up to [`IMAGE_BYTES`]. What comes from the namespace is read up to
 //! [`MAX_CONTENT_BYTES`].
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod change;
 mod damage;

@@ -12,8 +12,6 @@
 //! Each core has a memory of its own ([`CoreMemories`]): magazines that no other core touches. It
 //! builds nodes there, and there it frees what it has retired, whichever core built that.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
-
 mod cold;
 #[cfg(test)]
 mod tests;

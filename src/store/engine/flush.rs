@@ -62,7 +62,6 @@
 //! One hand goes round in the order of (parent's id, page's id), which brings families together
 //! (E4). Before it come inner pages with many children in flux, whose debts would outgrow a bundle;
 //! heirs, which hold back all pages below them and all ids; and what the evicter found dirty.
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod assemble;
 mod defect;
