@@ -25,7 +25,7 @@
 //! | [`superblocks`] | reads and writes the four copies; the mark of a format |
 //! | [`log`] | writes the log for all cores, and reads it again |
 //! | [`signal`] | how tasks of several cores tell each other |
-//! | `update`, `transaction`, `scan` | more of what is done to keys |
+//! | `update`, `transaction`, `scan`, `random` | more of what is done to keys |
 //! | `lengths` | how many keys each tree has |
 //! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
 //!
@@ -152,6 +152,8 @@ mod operations;
 mod overlays;
 #[cfg(not(any(loom, shuttle)))]
 mod pending;
+#[cfg(not(any(loom, shuttle)))]
+mod random;
 #[cfg(not(any(loom, shuttle)))]
 mod registry;
 #[cfg(not(any(loom, shuttle)))]

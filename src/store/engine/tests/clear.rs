@@ -57,7 +57,7 @@ async fn check_filled(store: &Store, tree: TreeRoot, keys: u32, round: u32) {
 }
 
 async fn count_keys(store: &Store, tree: TreeRoot) -> usize {
-    let mut scan = Scan::new(store, tree, (Bound::Unbounded, Bound::Unbounded), Direction::Forwards);
+    let mut scan = Scan::of_remains(store, tree);
     let mut count = 0;
     while scan.next_key().await.expect("no fault is injected").is_some() {
         count += 1;
