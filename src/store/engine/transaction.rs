@@ -346,6 +346,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
         let (mut long, mut failed, mut asked, mut tries) = (long::Values::new(), None, 0, 0);
+        // Long values that are written, and that the closure may put once more.
+        let mut spare = long::Spare::default();
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
@@ -381,9 +383,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
-                    match self.carry_out(keys, changes, &seen, (durability, Reach::Named)).await? {
+                    let given = (&seen, std::mem::take(&mut spare));
+                    match self.carry_out(keys, changes, given, (durability, Reach::Named)).await? {
                         long::Carried::Out(number) => return Ok((result, Some(number))),
-                        long::Carried::Changed => continue,
+                        long::Carried::Changed(left) => {
+                            spare = left;
+                            continue;
+                        }
                         long::Carried::Large => break,
                     }
                 }

@@ -51,7 +51,7 @@ use std::iter::Peekable;
 use std::time::Duration;
 use std::vec::IntoIter;
 
-use super::long::{Seen, Values, adds};
+use super::long::{Seen, Spare, Values, adds};
 use super::{Changes, Key, OneChange, Reads, Transaction, newest, run_on};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -119,8 +119,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if changes.list.is_empty() {
             return Ok((result, None));
         }
-        let mut held = self.hold(adds(declared, &changes, &seen)).await?;
-        let laid_out = self.lay_out(declared, &mut changes, &seen, &mut held).await?;
+        let spare = Spare::default();
+        let mut held = self.hold(adds(declared, &changes, (&seen, &spare))).await?;
+        let laid_out = self.lay_out(declared, &mut changes, (&seen, spare), &mut held).await?;
         let extra = laid_out.extra.iter().map(|key| (values(), &key[..]));
         let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
         changes.list = sort(std::mem::take(&mut changes.list), &keys).await;
