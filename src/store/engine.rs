@@ -128,7 +128,7 @@ mod defect;
 #[cfg(not(any(loom, shuttle)))]
 mod drain;
 #[cfg(not(any(loom, shuttle)))]
-mod dying;
+pub(super) mod dying;
 #[cfg(not(any(loom, shuttle)))]
 mod evict;
 pub(super) mod flush;

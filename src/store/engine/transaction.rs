@@ -317,7 +317,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// # Errors
     ///
     /// As for [`CoreStore::write`], and [`ErrorKind::LimitReached`] if the changes are longer than
-    /// a part of the log; nothing was changed.
+    /// a part of the log; nothing was changed. If one of the trees has lost its name it is to
+    /// be looked up again ([`lost_name`](super::dying::lost_name)).
     pub(in crate::store) async fn transact<R>(
         &self,
         keys: &[Key<'_>],
@@ -408,10 +409,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             return Ok((result, Some(number)));
         }
         Box::pin(self.transact_large((reads, durability), keys, &mut run)).await
-    }
-
-    fn check_trees(&self, keys: &[Key<'_>]) -> Result<()> {
-        keys.iter().try_for_each(|(tree, _)| self.check_tree(*tree))
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
