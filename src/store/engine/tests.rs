@@ -9,6 +9,7 @@ mod large;
 mod lengths;
 mod overlay;
 mod scan;
+mod several;
 mod space;
 mod speed;
 mod transaction;

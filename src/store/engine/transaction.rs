@@ -44,11 +44,15 @@
 
 mod large;
 mod long;
+mod parts;
+mod read;
 mod remains;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(in crate::store) use self::read::Reading;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::operations::{operation, overlaid, reference_of};
