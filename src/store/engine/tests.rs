@@ -1,6 +1,7 @@
 //! Tests of the whole engine: what is written is found, now, after closing, and after a crash.
 
 mod clear;
+mod closed;
 mod crash;
 mod faults;
 mod full_memory;
