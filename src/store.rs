@@ -137,7 +137,7 @@ mod word;
 pub use commit::Commit;
 pub use cursor::Cursor;
 pub use db::Db;
-pub use engine::{Finding, Report as VerifyReport, Transaction as Txn};
+pub use engine::{Finding, Reading, Report as VerifyReport, Transaction as Txn};
 pub use env::{Env, RtEnv};
 pub use options::{
     Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_CACHE_BYTES,

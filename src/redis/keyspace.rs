@@ -33,7 +33,7 @@ pub(super) use self::stored::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES, UnixMs};
 use self::stored::{StoredHeader, is_long, key_rest, stored_key};
 use super::tracking::{NOBODY, Tracking};
 use crate::block::Namespace;
-use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
+use crate::store::{Commit, Db, Env, Reading, Tree, Txn, WriteOptions};
 use crate::{Error, ErrorKind, Result};
 
 /// How many databases there are.
@@ -211,19 +211,21 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             return self.read(database, key, now, read).await;
         }
         let keys: Vec<&[u8]> = keys.collect();
-        let mut expired = false;
-        let all = |update: &mut Update<'_, '_>| {
-            for index in 0..keys.len() {
-                let live = update.get(index);
+        let stored: Vec<_> = keys.iter().map(|key| stored_key(key)).collect();
+        let declared: Vec<_> = stored.iter().map(|key| (&self.trees[database], &**key)).collect();
+        let all = |reading: &Reading<'_>| {
+            let mut has_expired = false;
+            for (index, key) in keys.iter().enumerate() {
+                let entry = reading.get_at(index).map(|stored| KeyspaceEntry::decode(stored));
+                let entry = entry.map(|entry| entry.ok_or_else(|| corrupt_value(key))).transpose()?;
+                let live = entry.filter(|entry| entry.is_live(now));
+                has_expired |= entry.is_some() && live.is_none();
                 self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
-                let absent = live.is_none();
                 read(live);
-                expired |= absent && update.is_expired(index);
             }
+            Ok::<_, Error>(has_expired)
         };
-        // It writes nothing, so there is nothing to wait for.
-        let ((), _) = self.update(database, &keys, now, NOBODY, all).await?;
-        if expired {
+        if self.db.read(&declared, all).await?? {
             self.try_delete_expired(database, &keys, now).await;
         }
         Ok(())

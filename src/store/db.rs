@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::commit::Commit;
 use super::engine::Report as VerifyReport;
-use super::engine::{CoreStore, Key, Transaction, open};
+use super::engine::{CoreStore, Key, Reading, Transaction, absent_key, lost_name, open};
 use super::env::{Env, RtEnv};
 use super::options::{Durability, MAX_TREE_NAME_BYTES, Options, WriteOptions};
 use super::stats::Stats;
@@ -32,6 +32,12 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Db<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Db").field("name", &self.store().name()).finish_non_exhaustive()
     }
+}
+
+/// Whether a write was refused because there is no room for it, in the store or in its log.
+fn is_want_of_room(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::LimitReached)
+        && error.outcome() == Outcome::NotStarted
 }
 
 /// What the handles of a store share.
@@ -234,17 +240,51 @@ impl<E: Env, N: Namespace> Db<E, N> {
             let done = self.store().transact(declared, durability, &mut run).await;
             match done {
                 Ok((result, number)) => return Ok((result, self.commit_of(number, durability))),
-                Err(error) if !self.has_lost(declared, &error) => return Err(error),
                 // A tree was cleared meanwhile: its name leads to another one now.
-                Err(_) => {}
+                Err(error) if lost_name(&error).is_some() => {}
+                Err(error) if options.divisible && is_want_of_room(&error) => {
+                    match self.store().transact_in_parts(declared, durability, &mut run).await {
+                        Ok(Some((result, number))) => {
+                            return Ok((result, self.commit_of(number, durability)));
+                        }
+                        Ok(None) => return Err(error),
+                        Err(error) if lost_name(&error).is_some() => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Whether an operation was refused because one of these trees lost its name.
-    fn has_lost(&self, keys: &[Key<'_>], error: &Error) -> bool {
-        error.outcome() == Outcome::NotStarted
-            && keys.iter().any(|(tree, _)| self.store().has_lost_name(*tree))
+    /// What `run` makes of the declared `keys`, all as of one moment. Nothing is written, and nothing
+    /// that writers wait for is waited for: it works on a store that is full, closed or has failed.
+    /// `run` must not call the store.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::get`].
+    pub async fn read<R>(
+        &self,
+        keys: &[(&Tree<E, N>, &[u8])],
+        run: impl FnOnce(&Reading<'_>) -> R,
+    ) -> Result<R> {
+        let mut run = Some(run);
+        loop {
+            let mut declared: Vec<Key<'_>> = Vec::with_capacity(keys.len());
+            for (tree, key) in keys {
+                declared.push(match tree.root() {
+                    Some(root) => (root, *key),
+                    None => absent_key(),
+                });
+            }
+            let read = self.store().read(&declared, |reading| run.take().map(|run| run(reading))).await;
+            match read {
+                Ok(result) => return Ok(result.expect("it runs once")),
+                Err(error) if lost_name(&error).is_some() && run.is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Waits until a write is as durable as it asked for.

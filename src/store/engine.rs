@@ -24,7 +24,7 @@
 //! | [`superblocks`] | reads and writes the four copies; the mark of a format |
 //! | [`log`] | writes the log for all cores, and reads it again |
 //! | [`signal`] | how tasks of several cores tell each other |
-//! | `update`, `transaction`, `scan` | more of what is done to keys |
+//! | `update`, `transaction`, `scan`, `random` | more of what is done to keys |
 //! | `lengths` | how many keys each tree has |
 //! | `handle`, `meters` | what the public handles ask for besides; what is counted |
 //! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
@@ -130,7 +130,7 @@ mod defect;
 #[cfg(not(any(loom, shuttle)))]
 mod drain;
 #[cfg(not(any(loom, shuttle)))]
-mod dying;
+pub(super) mod dying;
 #[cfg(not(any(loom, shuttle)))]
 mod evict;
 pub(super) mod flush;
@@ -158,6 +158,8 @@ mod operations;
 mod overlays;
 #[cfg(not(any(loom, shuttle)))]
 mod pending;
+#[cfg(not(any(loom, shuttle)))]
+mod random;
 #[cfg(not(any(loom, shuttle)))]
 mod registry;
 #[cfg(not(any(loom, shuttle)))]
@@ -190,10 +192,13 @@ mod verify;
 mod write_back;
 
 #[cfg(not(any(loom, shuttle)))]
-pub(super) use self::{core_store::CoreStore, open::open, scan::Scan, transaction::Key, update::Decision};
+pub(super) use self::{
+    core_store::CoreStore, dying::lost_name, open::open, registry::absent_key, scan::Scan, transaction::Key,
+    update::Decision,
+};
 #[cfg(not(any(loom, shuttle)))]
 pub use self::{
-    transaction::Transaction,
+    transaction::{Reading, Transaction},
     verify::{Finding, Report},
 };
 #[cfg(not(any(loom, shuttle)))]

@@ -17,7 +17,7 @@
 //! | [`entry`] | an entry and its states |
 //! | [`ranges`] | deletions of ranges, which have no entries |
 //! | [`claim`] | the right to bring one key into the tree; the background task |
-//! | [`view`] | what scans see |
+//! | [`view`], [`random`] | what scans see; any of the keys |
 //!
 //! # The rules
 //!
@@ -74,6 +74,7 @@ mod index;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod order;
+mod random;
 mod ranges;
 mod sorted;
 #[cfg(all(test, not(any(loom, shuttle))))]
@@ -154,6 +155,8 @@ struct Part {
     ranges: Vec<ranges::Range>,
     /// Entries and ranges that are not drained.
     left: AtomicU64,
+    /// Entries among them that put a value.
+    puts: AtomicU64,
     is_open: AtomicBool,
 }
 

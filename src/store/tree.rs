@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::commit::Commit;
 use super::cursor::Cursor;
 use super::db::Db;
-use super::engine::{Decision, TreeRoot};
+use super::engine::{Decision, TreeRoot, lost_name};
 use super::env::{Env, RtEnv};
 use super::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES, WriteOptions};
 use crate::block::{AnyNamespace, Namespace};
@@ -102,8 +102,7 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         loop {
             let root = self.root_to_write().await?;
             match write(root).await {
-                Err(error)
-                    if error.outcome() == Outcome::NotStarted && self.db.store().has_lost_name(root) => {}
+                Err(error) if lost_name(&error).is_some() => {}
                 written => return written,
             }
         }

@@ -279,11 +279,7 @@ impl Shared {
             return Ok(());
         }
         self.check_failed(operation, Outcome::NotStarted)?;
-        if self.requests().is_closing {
-            let closed = Error::new(ErrorKind::Closed, operation).because("the store was closed");
-            return Err(closed.outcome_is(Outcome::NotStarted));
-        }
-        Ok(())
+        if self.requests().is_closing { Err(closed(operation)) } else { Ok(()) }
     }
 
     /// The error of the failure, if there was one.
@@ -314,7 +310,8 @@ impl Duty {
 
 impl Drop for Duty {
     fn drop(&mut self) {
-        if !self.is_done {
+        // Of a store that was closed nothing is left to be done, however far this one has heard.
+        if !self.is_done && !self.shared.is_over() {
             let why = format!("the task `{}` went away before it was done", self.name);
             self.shared.fail(&Error::new(ErrorKind::Cancelled, "keep store").because(why));
         }
@@ -339,6 +336,11 @@ impl Drop for ErrandEnds {
 /// Locks what no panic leaves half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error of an operation on a store that was closed, or is being closed.
+pub(super) fn closed(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Closed, operation).because("the store was closed").outcome_is(Outcome::NotStarted)
 }
 
 /// Gives the log its segments.

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::collect::collect_when_asked;
-use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
+use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared, closed};
 use super::defect::{Defects, EngineDefect};
 use super::dying::take_apart_when_asked;
 use super::lengths::Cut;
@@ -467,7 +467,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Takes the last checkpoint, and waits until the tasks that keep the store have ended. Reads
-    /// still work.
+    /// still work; all else is refused with [`ErrorKind::Closed`], but for closing once more, which
+    /// does nothing.
     ///
     /// # Errors
     ///
@@ -504,7 +505,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.shared.check_failed("checkpoint", Outcome::Unknown)?;
             if self.shared.requests().is_closed {
-                return Err(Error::new(ErrorKind::Closed, "checkpoint").because("the store was closed"));
+                return if is_closing { Ok(()) } else { Err(closed("checkpoint")) };
             }
             self.shared.progress.since(moment).await;
         }

@@ -1,4 +1,5 @@
-//! Keys of a large transaction that is not decided yet: writers wait until it is.
+//! Keys of a large transaction that is not decided yet: writers wait until it is. So they do for
+//! keys that are read at one moment and do not fit memory.
 //!
 //! A large transaction reads its keys one after the other, and what it makes of them takes many
 //! steps. So nobody else may write them meanwhile, on any core. Readers pass by: until it is
@@ -126,11 +127,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_writable("write to store")?;
-            if !self.shared.pending.is_taken.swap(true, Ordering::AcqRel) {
-                return Ok(Turn { shared: &self.shared });
+            if let Some(turn) = self.try_turn() {
+                return Ok(turn);
             }
             self.shared.progress.since(moment).await;
         }
+    }
+
+    /// The turn, if no large transaction is at work.
+    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
+        let is_free = !self.shared.pending.is_taken.swap(true, Ordering::AcqRel);
+        is_free.then(|| Turn { shared: &self.shared })
     }
 
     /// Whether a writer of the key has to wait.

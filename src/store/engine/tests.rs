@@ -2,6 +2,7 @@
 
 mod allocations;
 mod clear;
+mod closed;
 mod crash;
 mod faults;
 mod full_memory;
@@ -11,6 +12,7 @@ mod lengths;
 mod long_flush;
 mod overlay;
 mod scan;
+mod several;
 mod space;
 mod speed;
 mod transaction;

@@ -44,12 +44,15 @@
 
 mod large;
 mod long;
+mod parts;
+mod read;
 mod remains;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
+pub use self::read::Reading;
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::operations::{operation, overlaid, reference_of};
@@ -355,7 +358,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// # Errors
     ///
     /// As for [`CoreStore::write`], and [`ErrorKind::LimitReached`] if the changes are longer than
-    /// a part of the log; nothing was changed.
+    /// a part of the log; nothing was changed. If one of the trees has lost its name it is to
+    /// be looked up again ([`lost_name`](super::dying::lost_name)).
     pub(in crate::store) async fn transact<R>(
         &self,
         keys: &[Key<'_>],
@@ -384,6 +388,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
         let (mut long, mut failed, mut asked, mut tries) = (long::Values::new(), None, 0, 0);
+        // Long values that are written, and that the closure may put once more.
+        let mut spare = long::Spare::default();
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
@@ -419,9 +425,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
-                    match self.carry_out(keys, changes, &seen, (durability, Reach::Named)).await? {
+                    let given = (&seen, std::mem::take(&mut spare));
+                    match self.carry_out(keys, changes, given, (durability, Reach::Named)).await? {
                         long::Carried::Out(number) => return Ok((result, Some(number))),
-                        long::Carried::Changed => continue,
+                        long::Carried::Changed(left) => {
+                            spare = left;
+                            continue;
+                        }
                         long::Carried::Large => break,
                     }
                 }
@@ -440,10 +450,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             return Ok((result, Some(number)));
         }
         Box::pin(self.transact_large((reads, durability), keys, &mut run)).await
-    }
-
-    fn check_trees(&self, keys: &[Key<'_>]) -> Result<()> {
-        keys.iter().try_for_each(|(tree, _)| self.check_tree(*tree))
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.

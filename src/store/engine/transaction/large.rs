@@ -51,7 +51,7 @@ use std::iter::Peekable;
 use std::time::Duration;
 use std::vec::IntoIter;
 
-use super::long::{Seen, Values, adds};
+use super::long::{Seen, Spare, Values, adds};
 use super::{Changes, Key, OneChange, Reads, Transaction, newest, run_on};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -59,7 +59,7 @@ use crate::rt::yield_now;
 use crate::store::btree::TreeRoot;
 use crate::store::engine::core_store::{CoreStore, LogClaim};
 use crate::store::engine::counts::{Count, count};
-use crate::store::engine::operations::{Look, overlaid, reference_of};
+use crate::store::engine::operations::{overlaid, reference_of};
 use crate::store::engine::pending::Turn;
 use crate::store::engine::registry::values;
 use crate::store::env::Env;
@@ -119,8 +119,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if changes.list.is_empty() {
             return Ok((result, None));
         }
-        let mut held = self.hold(adds(declared, &changes, &seen)).await?;
-        let laid_out = self.lay_out(declared, &mut changes, &seen, &mut held).await?;
+        let spare = Spare::default();
+        let mut held = self.hold(adds(declared, &changes, (&seen, &spare))).await?;
+        let laid_out = self.lay_out(declared, &mut changes, (&seen, spare), &mut held).await?;
         let extra = laid_out.extra.iter().map(|key| (values(), &key[..]));
         let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
         changes.list = sort(std::mem::take(&mut changes.list), &keys).await;
@@ -132,7 +133,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Step 1. The first place of each place's key.
-    async fn make_pending(&self, turn: &Turn<'_>, keys: &[Key<'_>]) -> Vec<usize> {
+    pub(super) async fn make_pending(&self, turn: &Turn<'_>, keys: &[Key<'_>]) -> Vec<usize> {
         turn.begin(keys.len(), self.random_seed());
         let (mut places, mut first) = (HashMap::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
         for some in keys.chunks(COPIES_AT_ONCE) {
@@ -149,43 +150,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Waits until no core writes a key that it has found not to be pending before. See the head of
     /// the module: on one core there is nothing to wait for.
     #[expect(clippy::unused_async, reason = "with several cores it waits")]
-    async fn keep_others_away(&self) {}
+    pub(super) async fn keep_others_away(&self) {}
 
     /// Step 2: what the keys have, and the long values among that, if they are to be read.
     async fn read_keys(&self, reads: Reads, keys: &[Key<'_>]) -> Result<(Seen, Values)> {
-        let (mut seen, mut long) = (Seen::default(), Values::new());
-        for (at, (tree, key)) in keys.iter().enumerate() {
-            loop {
-                let looked = self.look(*tree, key, &mut Some(|value: &[u8]| seen.push(Some((value, false)))));
-                match looked {
-                    Ok(Look::Value(())) => {}
-                    Ok(Look::Absent) => seen.push(None),
-                    Ok(Look::Elsewhere(reference)) => seen.push(Some((&reference, true))),
-                    Err(miss) => {
-                        self.load(miss).await?;
-                        continue;
-                    }
-                }
-                break;
-            }
-            if reads == Reads::All
-                && let Some(reference) = seen.reference(at)
-                && !long.contains_key(&reference)
-            {
-                let mut failed = None;
-                let value = loop {
-                    // Nobody replaces it: what is not there for the second time is an error.
-                    if let Some(value) = Box::pin(self.read_value(&reference, &mut failed)).await? {
-                        break value;
-                    }
-                };
-                long.insert(reference, value);
-            }
-            if at % KEYS_AT_ONCE == KEYS_AT_ONCE - 1 {
-                yield_now().await;
+        let mut failed = None;
+        loop {
+            // Nobody replaces a value: what is not there for the second time is an error.
+            if let Some(copied) = self.copy(reads, keys, &mut failed).await? {
+                return Ok(copied);
             }
         }
-        Ok((seen, long))
     }
 
     /// Step 5: an overlay of the changes, which are sorted.
@@ -359,7 +334,7 @@ impl Parts<'_> {
 }
 
 /// What was found of the keys.
-fn found<'s>(seen: &'s Seen, long: &'s Values, keys: usize) -> Vec<Option<&'s [u8]>> {
+pub(super) fn found<'s>(seen: &'s Seen, long: &'s Values, keys: usize) -> Vec<Option<&'s [u8]>> {
     let found = (0..keys).map(|place| {
         let (bytes, is_reference) = seen.get(place)?;
         // One that was not read looks empty.

@@ -9,8 +9,10 @@
 //! | what each key has is compared with what was seen | no |
 //! | one record: all changes; the markers of new values go, those of replaced ones come | no |
 //!
-//! If a key has something else by then nothing is changed, and what was written is reclaimed. If it
-//! turns out that the record would be too long the transaction is a [large](super::large) one.
+//! If a key has something else by then nothing is changed, and the closure runs again. What was
+//! written is kept for that ([`Spare`]): if it puts the same value once more the key refers to what
+//! is there, else that is reclaimed. So of many writers of one key each writes its value once. If
+//! it turns out that the record would be too long the transaction is a [large](super::large) one.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,8 +21,9 @@ use super::{Changes, Key, OneChange, Reach, TRIES, To};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::rt::yield_now;
-use crate::store::btree::{Change, Miss, Value, ValueReference};
+use crate::store::btree::{Change, Miss, VALUE_REFERENCE_BYTES, Value, ValueReference};
 use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::defect::{Defects, EngineDefect};
 use crate::store::engine::operations::{Look, reference_of};
 use crate::store::engine::registry::values;
 use crate::store::engine::space::account::{Held, Kind, added_by_long, added_bytes};
@@ -84,11 +87,11 @@ impl Seen {
 }
 
 /// What became of an attempt to make changes with long values.
-pub(super) enum Carried {
+pub(super) enum Carried<'s> {
     /// The number of the write.
     Out(u64),
-    /// The keys have something else by now.
-    Changed,
+    /// The keys have something else by now. What was written for them is left.
+    Changed(Spare<'s>),
     /// The record would be too long.
     Large,
 }
@@ -97,10 +100,44 @@ pub(super) enum Carried {
 pub(super) struct LaidOut<'s> {
     /// Keys of the tree of values, whose places are behind those of the declared ones.
     pub(super) extra: Vec<Vec<u8>>,
-    written: Vec<Unreferenced<'s>>,
+    written: Vec<Written<'s>>,
     /// What the markers of replaced values add.
     marked: u64,
     replaces: bool,
+}
+
+/// A long value that is written, and that no key refers to yet.
+struct Written<'s> {
+    /// Of the key that is to refer to it.
+    place: usize,
+    /// Where its bytes are among the staged ones.
+    range: Range<usize>,
+    value: Unreferenced<'s>,
+}
+
+/// Long values that were written for changes that could not be made. What no key refers to in the
+/// end is reclaimed.
+#[derive(Default)]
+pub(super) struct Spare<'s> {
+    staged: Vec<u8>,
+    written: Vec<Written<'s>>,
+}
+
+impl<'s> Spare<'s> {
+    /// Where the value of the key at `place` is, if it is this one.
+    fn find(&self, place: usize, value: &[u8]) -> Option<usize> {
+        if Defects::now().has(EngineDefect::ValuesWrittenAgain) {
+            return None;
+        }
+        self.written
+            .iter()
+            .position(|written| written.place == place && self.staged[written.range.clone()] == *value)
+    }
+
+    fn take(&mut self, place: usize, value: &[u8]) -> Option<Unreferenced<'s>> {
+        let at = self.find(place, value)?;
+        Some(self.written.swap_remove(at).value)
+    }
 }
 
 /// Keys of the tree of values that a record has besides those of the transaction, in the order of
@@ -118,8 +155,13 @@ impl Extra {
     }
 }
 
-/// What changes add, long values included, and what kind of them they are.
-pub(super) fn adds(declared: &[Key<'_>], changes: &Changes, seen: &Seen) -> (u64, Kind) {
+/// What changes add, long values included but for those that are written, and what kind of them
+/// they are.
+pub(super) fn adds(
+    declared: &[Key<'_>],
+    changes: &Changes,
+    (seen, spare): (&Seen, &Spare<'_>),
+) -> (u64, Kind) {
     let (mut all, mut kind) = (0, Kind::Replaces);
     for OneChange { place, to, .. } in &changes.list {
         let To::Put(range) = to else { continue };
@@ -128,6 +170,9 @@ pub(super) fn adds(declared: &[Key<'_>], changes: &Changes, seen: &Seen) -> (u64
         let is_longer = old.is_none_or(|old| old < value.len() as u64);
         kind = kind.and(Kind::of(old, value.len() as u64));
         all += match value.len() > INLINE_BYTES {
+            true if spare.find(*place, value).is_some() => {
+                added_bytes(key, Change::PutReference(&[0; VALUE_REFERENCE_BYTES]))
+            }
             true => added_by_long(key, value.len()),
             // Its bytes come in the place of others in its leaf.
             false if !is_longer && seen.reference(*place).is_none() => 0,
@@ -167,16 +212,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(true)
     }
 
-    /// Makes changes with long values, if the keys have what was `seen`.
-    pub(super) async fn carry_out(
-        &self,
+    /// Makes changes with long values, if the keys have what was `seen`. What an attempt before
+    /// has written is `spare`.
+    pub(super) async fn carry_out<'s>(
+        &'s self,
         declared: &[Key<'_>],
         mut changes: Changes,
-        seen: &Seen,
+        (seen, spare): (&Seen, Spare<'s>),
         (durability, reach): (Durability, Reach),
-    ) -> Result<Carried> {
-        let mut held = self.hold(adds(declared, &changes, seen)).await?;
-        let laid_out = self.lay_out(declared, &mut changes, seen, &mut held).await?;
+    ) -> Result<Carried<'s>> {
+        let mut held = self.hold(adds(declared, &changes, (seen, &spare))).await?;
+        let laid_out = self.lay_out(declared, &mut changes, (seen, spare), &mut held).await?;
         let extra = laid_out.extra.iter().map(|key| (values(), &key[..]));
         let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
         let len = changes.record_bytes(&keys);
@@ -206,7 +252,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             match self.is_unchanged(declared, seen) {
                 Ok(true) => {}
-                Ok(false) => return Ok(Carried::Changed),
+                Ok(false) => {
+                    return Ok(Carried::Changed(Spare { staged: changes.staged, written: laid_out.written }));
+                }
                 Err(miss) => {
                     drop(room);
                     self.load(miss).await?;
@@ -231,7 +279,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // These are never refused: what they are for is more than they are.
         self.shared.space.reserve(marked);
         self.log.commit(number, durability);
-        written.into_iter().for_each(Unreferenced::refer_to);
+        written.into_iter().for_each(|written| written.value.refer_to());
         if replaces {
             self.shared.values.errand.ask();
         }
@@ -239,16 +287,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// Writes the long values among the changes, which then have references in their places, and
     /// adds what goes with these.
-    pub(super) async fn lay_out(
-        &self,
+    pub(super) async fn lay_out<'s>(
+        &'s self,
         declared: &[Key<'_>],
         changes: &mut Changes,
-        seen: &Seen,
+        (seen, mut spare): (&Seen, Spare<'s>),
         held: &mut Held<'_>,
-    ) -> Result<LaidOut<'_>> {
+    ) -> Result<LaidOut<'s>> {
         let (mut extra, mut pieces, mut markers) = (Extra::default(), Vec::new(), Vec::new());
         let (mut marked, mut replaces) = (0, false);
-        let mut written: Vec<Unreferenced<'_>> = Vec::new();
+        let mut written: Vec<Written<'s>> = Vec::new();
         let mut direct = self.log.log().max_record_bytes() / 2;
         for (at, change) in changes.list.iter_mut().enumerate() {
             if at % CHANGES_AT_ONCE == CHANGES_AT_ONCE - 1 {
@@ -267,10 +315,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     }
                     reference
                 } else {
-                    let value = self.write_value(value, held).await?;
+                    let value = match spare.take(change.place, value) {
+                        Some(value) => value,
+                        None => self.write_value(value, held).await?,
+                    };
+                    let reference = value.reference;
                     markers.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
-                    written.push(value);
-                    written[written.len() - 1].reference
+                    written.push(Written { place: change.place, range: range.clone(), value });
+                    reference
                 };
                 change.to = To::Reference(reference.encode());
             }

@@ -1,7 +1,7 @@
 //! Deleting the keys of a tree that nobody can reach any more, with the long values that they refer
 //! to.
 
-use super::long::{Carried, Seen};
+use super::long::{Carried, Seen, Spare};
 use super::{Changes, Key, OneChange, Reach, To};
 use crate::block::Namespace;
 use crate::error::Result;
@@ -34,7 +34,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             };
             let how = (Durability::None, Reach::Dying);
-            match self.carry_out(&declared, changes, &seen, how).await? {
+            match self.carry_out(&declared, changes, (&seen, Spare::default()), how).await? {
                 Carried::Out(_) => return Ok(()),
                 Carried::Large if keys.len() > 1 => {
                     let (some, others) = keys.split_at(keys.len() / 2);
@@ -43,7 +43,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     }
                     return Ok(());
                 }
-                Carried::Changed | Carried::Large => {}
+                Carried::Changed(_) | Carried::Large => {}
             }
         }
     }

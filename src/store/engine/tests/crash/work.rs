@@ -113,7 +113,9 @@ pub(super) fn name(tree: usize) -> &'static str {
 
 /// Whether the tree has lost its name since it was looked up.
 fn was_cleared(error: &Error) -> bool {
-    error.kind() == ErrorKind::NotFound && error.outcome() == Outcome::NotStarted
+    let was_cleared = crate::store::engine::dying::lost_name(error).is_some();
+    assert!(!was_cleared || error.outcome() == Outcome::NotStarted, "{error}");
+    was_cleared
 }
 
 /// Whether a write was refused, and not begun, because the store is full.
