@@ -8,6 +8,7 @@ mod bad_input;
 mod basic;
 mod failures;
 mod full;
+mod interface;
 mod model;
 mod on_core;
 mod space;
