@@ -5,7 +5,7 @@ use super::{Overlay, Record, TreeRoot};
 use crate::store::atomic::Ordering;
 
 /// How many places are looked at by chance.
-const LOOKS: usize = 64;
+const LOOKS: usize = 1024;
 /// How many are looked at behind the last of these.
 const LOOKS_AHEAD: usize = 4096;
 
