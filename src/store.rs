@@ -137,7 +137,8 @@ mod word;
 pub use commit::Commit;
 pub use cursor::Cursor;
 pub use db::Db;
-pub use engine::{Finding, Reading, Report as VerifyReport, Transaction as Txn};
+pub use engine::transaction::{Reading, Transaction as Txn};
+pub use engine::verify::{Finding, Report as VerifyReport};
 pub use env::{Env, RtEnv};
 pub use options::{
     Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_CACHE_BYTES,

@@ -216,7 +216,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let all = |reading: &Reading<'_>| {
             let mut has_expired = false;
             for (index, key) in keys.iter().enumerate() {
-                let entry = reading.get_at(index).map(|stored| KeyspaceEntry::decode(stored));
+                let entry = reading.get_at(index).map(KeyspaceEntry::decode);
                 let entry = entry.map(|entry| entry.ok_or_else(|| corrupt_value(key))).transpose()?;
                 let live = entry.filter(|entry| entry.is_live(now));
                 has_expired |= entry.is_some() && live.is_none();

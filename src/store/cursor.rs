@@ -2,8 +2,9 @@
 
 use std::ops::Bound;
 
-use super::engine::{Direction, Scan};
+use super::engine::scan::Scan;
 use super::env::Env;
+use super::overlay::Direction;
 use super::tree::Tree;
 use crate::block::Namespace;
 use crate::error::Result;

@@ -5,8 +5,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::commit::Commit;
-use super::engine::Report as VerifyReport;
-use super::engine::{CoreStore, Key, Reading, Transaction, absent_key, lost_name, open};
+use super::engine::core_store::CoreStore;
+use super::engine::dying::lost_name;
+use super::engine::open::open;
+use super::engine::registry::absent_key;
+use super::engine::transaction::{Key, Reading, Transaction};
+use super::engine::verify::Report as VerifyReport;
 use super::env::{Env, RtEnv};
 use super::options::{Durability, MAX_TREE_NAME_BYTES, Options, WriteOptions};
 use super::stats::Stats;
@@ -257,8 +261,9 @@ impl<E: Env, N: Namespace> Db<E, N> {
         }
     }
 
-    /// What `run` makes of the declared `keys`, all as of one moment. Nothing is written, and nothing
-    /// that writers wait for is waited for: it works on a store that is full, closed or has failed.
+    /// What `run` makes of the declared `keys`, all as of one moment. Nothing is written, and
+    /// nothing that writers wait for is waited for: it works on a store that is full, closed or has
+    /// failed.
     /// `run` must not call the store.
     ///
     /// # Errors

@@ -122,7 +122,7 @@ mod clean;
 #[cfg(not(any(loom, shuttle)))]
 mod collect;
 #[cfg(not(any(loom, shuttle)))]
-mod core_store;
+pub(super) mod core_store;
 #[cfg(not(any(loom, shuttle)))]
 mod counts;
 #[cfg(not(any(loom, shuttle)))]
@@ -151,7 +151,7 @@ mod log;
 #[cfg(not(any(loom, shuttle)))]
 mod meters;
 #[cfg(not(any(loom, shuttle)))]
-mod open;
+pub(super) mod open;
 #[cfg(not(any(loom, shuttle)))]
 mod operations;
 #[cfg(not(any(loom, shuttle)))]
@@ -161,9 +161,9 @@ mod pending;
 #[cfg(not(any(loom, shuttle)))]
 mod random;
 #[cfg(not(any(loom, shuttle)))]
-mod registry;
+pub(super) mod registry;
 #[cfg(not(any(loom, shuttle)))]
-mod scan;
+pub(super) mod scan;
 #[cfg(not(any(loom, shuttle)))]
 mod signal;
 #[cfg(not(any(loom, shuttle)))]
@@ -179,27 +179,14 @@ mod superblocks;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 #[cfg(not(any(loom, shuttle)))]
-mod transaction;
+pub(super) mod transaction;
 #[cfg(not(any(loom, shuttle)))]
 mod trees;
 #[cfg(not(any(loom, shuttle)))]
-mod update;
+pub(super) mod update;
 #[cfg(not(any(loom, shuttle)))]
 mod values;
 #[cfg(not(any(loom, shuttle)))]
-mod verify;
+pub(super) mod verify;
 #[cfg(not(any(loom, shuttle)))]
 mod write_back;
-
-#[cfg(not(any(loom, shuttle)))]
-pub(super) use self::{
-    core_store::CoreStore, dying::lost_name, open::open, registry::absent_key, scan::Scan, transaction::Key,
-    update::Decision,
-};
-#[cfg(not(any(loom, shuttle)))]
-pub use self::{
-    transaction::{Reading, Transaction},
-    verify::{Finding, Report},
-};
-#[cfg(not(any(loom, shuttle)))]
-pub(super) use super::{btree::TreeRoot, overlay::Direction};

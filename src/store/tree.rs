@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::ops::RangeBounds;
 use std::rc::Rc;
 
+use super::btree::TreeRoot;
 use super::commit::Commit;
 use super::cursor::Cursor;
 use super::db::Db;
-use super::engine::{Decision, TreeRoot, lost_name};
+use super::engine::dying::lost_name;
+use super::engine::update::Decision;
 use super::env::{Env, RtEnv};
 use super::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES, WriteOptions};
 use crate::block::{AnyNamespace, Namespace};

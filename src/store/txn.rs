@@ -1,6 +1,6 @@
 //! A transaction's keys by name: which tree, which key.
 
-use super::engine::Transaction;
+use super::engine::transaction::Transaction;
 use super::env::Env;
 use super::tree::Tree;
 use crate::block::Namespace;

@@ -154,7 +154,7 @@ async fn store<E: Env, N: Namespace>(
             SetReply::OneOrZero => replies.integer(i64::from(sets)),
         }
     };
-    Ok(ctx.update_replying(&[key], change).await?)
+    ctx.update_replying(&[key], change).await
 }
 
 pub(super) async fn setnx<E: Env, N: Namespace>(
@@ -192,7 +192,7 @@ pub(super) async fn getdel<E: Env, N: Namespace>(
         bulk_or_null(replies, update.get(0));
         update.delete(0);
     };
-    Ok(ctx.update_replying(&[&request[1]], change).await?)
+    ctx.update_replying(&[&request[1]], change).await
 }
 
 pub(super) async fn getex<E: Env, N: Namespace>(

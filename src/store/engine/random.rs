@@ -90,7 +90,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let (mut count, mut chosen) = (0, None);
         let each = |key: &[u8], _: Value<'_>| {
             count += 1;
-            if random() % count == 0 {
+            if random().is_multiple_of(count) {
                 chosen = Some(key.to_vec());
             }
         };

@@ -24,8 +24,8 @@ const KEPT_SHARE: u64 = 16;
 /// Those that take the place of others go beyond the room by this share of it: half of what
 /// [`ROOM_SHARE`] leaves.
 const BEYOND_SHARE: u64 = 32;
-/// A value that is longer than the one before by no more than this is hardly longer: it may have got
-/// an expiry time.
+/// A value that is longer than the one before by no more than this is hardly longer: it may have
+/// got an expiry time.
 const HARDLY_LONGER_BYTES: u64 = 64;
 /// Clearing and removing trees goes beyond that by this share: a quarter of what [`ROOM_SHARE`]
 /// leaves.

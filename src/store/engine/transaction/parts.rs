@@ -19,9 +19,9 @@ use crate::store::options::Durability;
 const KEYS_AT_ONCE: usize = 16;
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// Runs a transaction that only deletes in parts: what `run` decides for the keys as they were at
-    /// one moment is carried out by [`CoreStore::delete_in_parts`]. None if it does anything else than
-    /// to delete; then nothing was done.
+    /// Runs a transaction that only deletes in parts: what `run` decides for the keys as they were
+    /// at one moment is carried out by [`CoreStore::delete_in_parts`]. None if it does anything
+    /// else than to delete; then nothing was done.
     ///
     /// # Errors
     ///
