@@ -20,8 +20,8 @@
 //!
 //! Parents and heirs are candidates: each event adds some, and who looks which of them has the page
 //! in memory finds the one that counts. A page whose parent is found gets none from other pages.
-//! The events of one [drain](super::Flusher::drain) include all that were pushed before any of them,
-//! so a page cannot have a parent or an heir that is no candidate.
+//! The events of one [drain](super::Flusher::drain) include all that were pushed before any of
+//! them, so a page cannot have a parent or an heir that is no candidate.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
