@@ -75,7 +75,7 @@ mod structure;
 mod tests;
 
 #[cfg(test)]
-pub(in crate::store::engine) use structure::STEPS;
+pub(in crate::store) use structure::STEPS;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -89,7 +89,7 @@ pub(super) fn step() {
 #[cfg(test)]
 thread_local! {
     /// How many [steps](step) this thread has made.
-    pub(in crate::store::engine) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    pub(in crate::store) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 fn add(pages: &mut Vec<PageId>, page: PageId) {
