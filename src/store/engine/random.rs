@@ -87,7 +87,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let overlays = self.overlays_now();
         let pin = self.core.pin();
         *bound = pin.random_bound(tree, random)?;
-        let (mut count, mut chosen) = (0, None);
+        let (mut count, mut chosen) = (0_u64, None);
         let each = |key: &[u8], _: Value<'_>| {
             count += 1;
             if random().is_multiple_of(count) {

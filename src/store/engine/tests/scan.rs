@@ -168,10 +168,10 @@ fn a_random_key_is_any_of_those_that_the_log_has() {
                 *drawn.entry(u32::from_be_bytes(key[..].try_into().expect("4 bytes"))).or_default() += 1;
             }
             assert!(drawn.keys().all(|key| there.contains(key)));
-            // Each is drawn 10 times in the mean; a leaf may be half as full as another.
             assert!(drawn.len() * 100 > there.len() * 99, "{} of {}", drawn.len(), there.len());
-            let most = drawn.iter().max_by_key(|(_, times)| **times);
-            assert!(drawn.values().all(|times| *times < 70), "round {round}: {most:?}");
+            // Each is drawn 10 times in the mean; the first ones are not drawn much more often.
+            let first = there.iter().take(256).filter_map(|key| drawn.get(key)).sum::<u32>();
+            assert!(first < 256 * 30, "round {round}: {first}");
             // What is not of this round is in pages.
             while !store.shared.overlay.is_drained() {
                 crate::rt::sleep(std::time::Duration::from_millis(1)).await;
