@@ -5,7 +5,6 @@
 //! grows takes a checkpoint.
 
 use super::core_store::CoreStore;
-use super::space::account::{max_log_bytes, room};
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::Result;
@@ -46,13 +45,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         self.set_limits(grown);
         Ok(true)
-    }
-
-    /// What follows from the size of the store.
-    pub(super) fn set_limits(&self, geometry: Geometry) {
-        let longest = max_log_bytes(self.shared.wanted_log_bytes, geometry);
-        let segments = self.shared.log_limit.set(longest, geometry);
-        self.shared.space.set_room(room(geometry, segments));
     }
 }
 

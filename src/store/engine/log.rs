@@ -90,6 +90,10 @@ pub(in crate::store) trait SegmentSupply: Send + Sync {
     /// have been written before.
     fn next(&self) -> Option<SegmentName>;
 
+    /// The log ends there now, as its segments count
+    /// ([`Segments::end`](crate::store::wal::Segments::end)). Said with each batch.
+    fn ends_at(&self, _end: u64) {}
+
     /// There was none: the log will need one soon, or needs it now. Said again and again.
     /// [`LogDriver::segments_came`] says that there is one.
     fn wanted(&self);

@@ -7,6 +7,7 @@ mod full_memory;
 mod keeper;
 mod large;
 mod lengths;
+mod log_limit;
 mod overlay;
 mod scan;
 mod space;

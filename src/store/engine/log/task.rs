@@ -293,6 +293,7 @@ impl<E: Env, N: Namespace> Core<E, N> {
             }
         };
         driver.bundles.formed(formed.batch, formed.bundles);
+        driver.supply.ends_at(lead.leader().segments.end());
         // The next one is asked for as soon as it will be needed.
         self.supply(lead);
         driver.formed.store(formed.end, Ordering::Release);
