@@ -269,8 +269,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
-    /// A group has made the log longer: makes sure that there are segments for that, and ends it when
-    /// nobody needs it any more.
+    /// A group has made the log longer: makes sure that there are segments for that, and ends it
+    /// when nobody needs it any more.
     pub(super) async fn see_to_longer_log(&self) -> Result<()> {
         if !self.has_segments(0) {
             self.make_room(0).await?;

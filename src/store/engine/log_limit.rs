@@ -11,12 +11,12 @@
 //! | [`longest`](LogLimit::longest) | the length of the log: the limit is less, by what is *kept* for the buffers of the cores that are attached, a quarter at most | an opening reads so much |
 //! | [`segments`](LogLimit::segments), of the segment's size | segments that others leave to the log ([`clean`](super::clean)) | the longest log, and three: it begins and ends within a segment, one is named, one is spare |
 //!
-//! A writer looks when it has its room in the buffer, and not only before ([`CoreStore::log_room`]).
-//! So however many wait for room, what comes when the limit is reached is no more than the buffers
-//! have. On a small store with many cores that may be more than a quarter of the log, and what is
-//! more takes free segments that are for others. No batch waits for the limit: a bundle may wait for
-//! records that are in the buffers (W1), and the log has to take these so that the bundle can be
-//! named and a checkpoint can let the log go.
+//! A writer looks when it has its room in the buffer, and not only before (`operations.rs`,
+//! `log_room`). So however many wait for room, what comes when the limit is reached is no more than
+//! the buffers have. On a small store with many cores that may be more than a quarter of the log,
+//! and what is more takes free segments that are for others. No batch waits for the limit: a bundle
+//! may wait for records that are in the buffers (W1), and the log has to take these so that the
+//! bundle can be named and a checkpoint can let the log go.
 //!
 //! # Claims
 //!
@@ -36,20 +36,17 @@
 //! grown. For a claim that might not fit the usual log the limit is lifted by as much, up to
 //! `log_bytes`, and to a quarter of what the namespace may become. The same is held of the room for
 //! pages ([`space`](super::space)), for which the namespace grows if need be. Both end when nothing
-//! is claimed and a checkpoint has let the group go: the log is as short as before then. A store whose
-//! log is found longer than usual begins with that.
+//! is claimed and a checkpoint has let the group go: the log is as short as before then. A store
+//! whose log is found longer than usual begins with that.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::core_store::CoreStore;
 use super::log::SegmentSupply;
 use super::signal::Signal;
 use super::space::account::{Held, Space};
 use super::state::PageState;
-use crate::block::Namespace;
 use crate::store::codec::to_usize;
-use crate::store::env::Env;
 use crate::store::pages::{Geometry, SegmentName};
 
 /// See [`LogLimit::segments`].
@@ -233,8 +230,8 @@ impl LogLimit {
         LongerLog { limit: self, room: Some(room) }
     }
 
-    /// The store is opened: its log may be longer than usual. Writers are not to wait until all of it
-    /// is in the trees.
+    /// The store is opened: its log may be longer than usual. Writers are not to wait until all of
+    /// it is in the trees.
     pub(super) fn is_found(&self, space: &Space) {
         if self.used() * 2 > self.usual_limit() {
             let lent = self.used().min(self.more());
@@ -348,15 +345,6 @@ impl SegmentSupply for LogSegments {
         if self.limit.is_reached() {
             self.keeper.set();
         }
-    }
-}
-
-impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// What follows from the size of the store.
-    pub(super) fn set_limits(&self, geometry: Geometry) {
-        let max_size = self.namespace.info().max_size_bytes.max(geometry.size_bytes());
-        let segments = self.shared.log_limit.set(self.shared.wanted_log_bytes, geometry, max_size);
-        self.shared.space.set_room(super::space::account::room(geometry, segments));
     }
 }
 

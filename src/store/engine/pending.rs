@@ -119,10 +119,10 @@ impl Drop for Turn<'_> {
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// Waits until no large transaction is at work, and is the next. What was asked of the keeper by
-    /// then comes first: it waits until all that such transactions have left to the drain is through,
-    /// which it never would be if they followed each other without a pause. Each waits for that once,
-    /// so that no requests without a pause keep it from its turn.
+    /// Waits until no large transaction is at work, and is the next. What was asked of the keeper
+    /// by then comes first: it waits until all that such transactions have left to the drain is
+    /// through, which it never would be if they followed each other without a pause. Each waits for
+    /// that once, so that no requests without a pause keep it from its turn.
     ///
     /// # Errors
     ///

@@ -26,10 +26,10 @@
 //!
 //! # One at a time
 //!
-//! Groups share the log, and each may take a quarter of it, which it holds until it is drained. While
-//! one waits for the log to become shorter, other writers wait too, or it might wait for ever; but it
-//! holds nothing but its turn then, and its own keys. For these keys waits who takes a tree apart
-//! that is cleared meanwhile, so the transaction is given up then
+//! Groups share the log, and each may take a quarter of it, which it holds until it is drained.
+//! While one waits for the log to become shorter, other writers wait too, or it might wait for
+//! ever; but it holds nothing but its turn then, and its own keys. For these keys waits who takes a
+//! tree apart that is cleared meanwhile, so the transaction is given up then
 //! ([`unless_cleared`](CoreStore::unless_cleared)).
 //!
 //! # The closure
@@ -116,8 +116,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.unless_cleared(declared, change).await
     }
 
-    /// Gives it up if one of its trees is cleared or removed meanwhile: who takes that apart waits for
-    /// pending keys, and it may wait for the room that this makes.
+    /// Gives it up if one of its trees is cleared or removed meanwhile: who takes that apart waits
+    /// for pending keys, and it may wait for the room that this makes.
     async fn unless_cleared<R>(
         &self,
         keys: &[Key<'_>],

@@ -10,8 +10,8 @@
 //! | what each key has is compared with what was seen | no |
 //! | one record: all changes; the markers of new values go, those of replaced ones come | no |
 //!
-//! If a key has something else by then nothing is changed, and what was written is reclaimed. If the
-//! record would be too long the transaction is a [large](super::large) one.
+//! If a key has something else by then nothing is changed, and what was written is reclaimed. If
+//! the record would be too long the transaction is a [large](super::large) one.
 
 use std::collections::HashMap;
 use std::ops::Range;
