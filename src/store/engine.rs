@@ -3,7 +3,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`open`] | opens a store or makes a fresh one; attaches cores; asks for checkpoints |
-//! | [`core_store`] | what the cores of a store share, and one core's part; how long the log may be |
+//! | [`core_store`] | what the cores of a store share, and one core's part |
+//! | [`log_limit`] | how long the log may be |
 //! | [`state`] | where all pages lie, and what is on its way there: one lock |
 //! | [`operations`] | reads and writes of one core; what the log had goes into the tree |
 //! | [`loads`], `in_flight` | brings pages and frames of the mapping into memory, each once |
@@ -42,8 +43,7 @@
 //! (One that does not look at its key, which only the store itself makes. What `Tree` calls is in
 //! `update.rs` and takes the same steps; there is room for what it adds, or `space.rs` makes some.)
 //!
-//! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`core_store.rs`,
-//!    `LogLimit`), and brings what an overlay still has of the key into the tree.
+//! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`log_limit.rs`), and brings what an overlay still has of the key into the tree.
 //! 2. It takes room for the record in the core's log buffer (`log/core_driver.rs`,
 //!    `wal/writer.rs`). From here to 4 nothing awaits. If the key has come to an overlay meanwhile
 //!    it starts over.
@@ -148,6 +148,8 @@ mod lengths;
 mod loads;
 #[cfg(not(any(loom, shuttle)))]
 mod log;
+#[cfg(not(any(loom, shuttle)))]
+mod log_limit;
 #[cfg(not(any(loom, shuttle)))]
 mod meters;
 #[cfg(not(any(loom, shuttle)))]

@@ -97,9 +97,10 @@ impl Options {
     }
 
     /// Sets how long the log may become, in bytes; 64 MiB by default. It is at most a 32nd of the
-    /// store, or four segments of it where that is more. When it is half as long, a checkpoint lets
-    /// what is not needed any more go. It bounds the time that recovery takes, and the size of a
-    /// transaction, which is a quarter of it at most.
+    /// store, or three segments of it where that is more; for a large transaction it may be longer
+    /// for a while. When it is half as long as it may be, a checkpoint lets what is not needed any
+    /// more go. It bounds the time that recovery takes, and the size of a transaction, which is a
+    /// quarter of it at most.
     #[must_use]
     pub fn log_bytes(self, log_bytes: u64) -> Self {
         Self { log_bytes, ..self }

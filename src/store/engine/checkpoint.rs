@@ -59,6 +59,8 @@ struct Begun {
     map: Arc<MapTree>,
     next_page: u64,
     start: LogStart,
+    /// The same as the log's segments count it.
+    starts_at: Option<u64>,
     /// The map includes the bundles that earlier batches name, and no others.
     first_batch: u64,
     /// Pages of the map, by level and index, that lie in segments that are being cleaned.
@@ -189,7 +191,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             freeze.durable();
             cleaner.checkpoint_taken(segments);
             (state.superblock, state.copies, state.parent) = (superblock, copies, superblock.checksum());
-            self.shared.log_limit.has(state.segments.log_count());
+            if let Some(start) = begun.starts_at {
+                self.shared.log_limit.starts_at(start);
+            }
         }
         count(Count::Checkpoints);
         self.shared.meters.checkpoints.add(1);
@@ -207,6 +211,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         state.note(position);
         let start = state.start_for(number).map_or(state.superblock.log, log_start);
         let first = SegmentName { segment: start.segment, generation: start.generation };
+        let starts_at = leader.segments.position(first, start.offset);
         for name in leader.segments.free_before(first) {
             state.segments.end_log(name.segment);
         }
@@ -217,7 +222,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let next_page = state.freeze.begin(self.shared.nodes.map(), frames);
         let first_batch = position.batch;
         let (map, lengths) = (Arc::clone(&state.map), state.superblock.lengths);
-        Begun { table, map, next_page, start, first_batch, moved, lengths }
+        Begun { table, map, next_page, start, starts_at, first_batch, moved, lengths }
     }
 
     /// Loads the frames that the checkpoint writes for their place alone. One that cannot be read

@@ -1,7 +1,7 @@
 //! What the cores of a store share, and one core's part of it.
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use super::counts::{Count, count};
@@ -10,7 +10,8 @@ use super::dying::lost::Dying;
 use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::lengths::{Lengths, LengthsOfCore};
-use super::log::{CoreDriver, LogDriver, SegmentSupply};
+use super::log::{CoreDriver, LogDriver};
+use super::log_limit::{KeptForCore, LogLimit};
 use super::meters::Meters;
 use super::overlays::{Access, Overlays};
 use super::pending::Pending;
@@ -24,12 +25,11 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
-use crate::store::codec::to_usize;
 use crate::store::env::Env;
 use crate::store::events::{Event, Events};
 use crate::store::failure::Failure;
 use crate::store::growth::Growth;
-use crate::store::pages::{Geometry, Owner, SegmentName};
+use crate::store::pages::Owner;
 use crate::store::word::PageId;
 
 /// No more than this share of a store has to be durable together,
@@ -100,6 +100,23 @@ pub(super) struct Requests {
     pub(super) is_closing: bool,
     /// The keeper has ended.
     pub(super) is_closed: bool,
+}
+
+impl Requests {
+    /// What was asked so far, of each kind.
+    pub(super) fn asked(&self) -> [u64; 2] {
+        [self.wanted, self.room_wanted]
+    }
+
+    /// Checkpoints were taken, or refused, up to this request.
+    pub(super) fn answered(&self) -> u64 {
+        self.done.max(self.refused.0)
+    }
+
+    /// Whether all of that has an answer.
+    pub(super) fn is_answered(&self, [checkpoint, room]: [u64; 2]) -> bool {
+        self.answered() >= checkpoint && self.room_done >= room
+    }
 }
 
 impl Shared {
@@ -343,136 +360,6 @@ pub(super) fn closed(operation: &'static str) -> Error {
     Error::new(ErrorKind::Closed, operation).because("the store was closed").outcome_is(Outcome::NotStarted)
 }
 
-/// Gives the log its segments.
-///
-/// There is a limit, but none that a batch meets: a bundle may wait for records that are in the
-/// cores' buffers (W1), and the log has to take these so that the bundle can be named and a
-/// checkpoint can let the log go. So beyond the limit *writers* wait ([`LogLimit::is_reached`]),
-/// and the log takes what is in the buffers.
-pub(super) struct LogSegments {
-    pub(super) state: Arc<Mutex<PageState>>,
-    pub(super) limit: Arc<LogLimit>,
-    pub(super) keeper: Arc<Signal>,
-}
-
-/// See [`LogLimit::segments`].
-const BEYOND_LIMIT: usize = 2;
-
-/// How long the log may become.
-///
-/// A large transaction *claims* what it is going to log before it begins: the log counts as that
-/// much longer for everybody, and what was claimed is logged without waiting. If it waited in the
-/// middle it would wait for itself, as its first part holds the log.
-#[derive(Debug, Default)]
-pub(super) struct LogLimit {
-    bytes: AtomicU64,
-    segment_bytes: AtomicU64,
-    segments: AtomicUsize,
-    /// Segments that it has.
-    used: AtomicUsize,
-    claimed_bytes: AtomicU64,
-    is_reached: AtomicBool,
-}
-
-/// What a large transaction has claimed of the log. It gives back what is left of it when it is
-/// dropped.
-#[derive(Debug)]
-pub(super) struct LogClaim<'l> {
-    limit: &'l LogLimit,
-    bytes: u64,
-}
-
-impl LogClaim<'_> {
-    /// So many bytes of it are logged.
-    pub(super) fn logged(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.limit.claimed_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.limit.look();
-    }
-}
-
-impl Drop for LogClaim<'_> {
-    fn drop(&mut self) {
-        self.logged(self.bytes);
-    }
-}
-
-impl LogLimit {
-    /// It may have so many bytes. The segments that this takes.
-    pub(super) fn set(&self, bytes: u64, geometry: Geometry) -> u32 {
-        let segments = u32::try_from(bytes / u64::from(geometry.segment)).unwrap_or(u32::MAX).max(4);
-        self.bytes.store(bytes, Ordering::Relaxed);
-        self.segment_bytes.store(geometry.segment.into(), Ordering::Relaxed);
-        self.segments.store(segments as usize, Ordering::Relaxed);
-        u32::try_from(self.segments()).unwrap_or(u32::MAX)
-    }
-
-    /// Segments that it has at most, with those for what is in buffers when it is as long as it may
-    /// be.
-    pub(super) fn segments(&self) -> usize {
-        self.segments.load(Ordering::Relaxed) + BEYOND_LIMIT
-    }
-
-    /// The bytes that it may have.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether writers wait until a checkpoint has let some of the log go.
-    pub(super) fn is_reached(&self) -> bool {
-        self.is_reached.load(Ordering::Relaxed)
-    }
-
-    /// The log has so many segments.
-    pub(super) fn has(&self, segments: usize) {
-        self.used.store(segments, Ordering::Relaxed);
-        self.look();
-    }
-
-    /// Claims so many bytes, whether they are there or not ([`LogLimit::fits_claims`]).
-    pub(super) fn claim(&self, bytes: u64) -> LogClaim<'_> {
-        self.claimed_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.look();
-        LogClaim { limit: self, bytes }
-    }
-
-    /// Whether all that is claimed can be logged.
-    pub(super) fn fits_claims(&self) -> bool {
-        self.used.load(Ordering::Relaxed) + self.claimed_segments() <= self.segments.load(Ordering::Relaxed)
-    }
-
-    fn claimed_segments(&self) -> usize {
-        let segment = self.segment_bytes.load(Ordering::Relaxed).max(1);
-        to_usize(self.claimed_bytes.load(Ordering::Acquire).div_ceil(segment))
-    }
-
-    fn look(&self) {
-        let all = self.used.load(Ordering::Relaxed) + self.claimed_segments();
-        self.is_reached.store(all >= self.segments.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-impl SegmentSupply for LogSegments {
-    fn next(&self) -> Option<SegmentName> {
-        let mut state = lock(&self.state);
-        let name = state.segments.open_log().map(|(name, _)| name);
-        self.limit.has(state.segments.log_count());
-        if self.limit.is_reached() {
-            self.keeper.set();
-        }
-        name
-    }
-
-    fn wanted(&self) {
-        self.keeper.set();
-    }
-
-    fn failed(&self) {
-        self.keeper.set();
-    }
-}
-
 /// One core's part of a store.
 pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) shared: Arc<Shared>,
@@ -482,6 +369,8 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     /// What it tells the keeper by itself; the pages tell the rest.
     pub(super) events: Arc<Events>,
     pub(super) log: CoreDriver<E, N>,
+    /// For its buffer of the log.
+    pub(super) _kept: KeptForCore,
     pub(super) overlay: RefCell<Access>,
     pub(super) lengths: LengthsOfCore,
     pub(super) hand: Hand,

@@ -254,6 +254,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     held.wrote_all();
                     self.log.commit(number, durability);
                     self.shared.dying.errand.ask();
+                    // A large transaction that has keys of the tree is to give up.
+                    self.shared.progress.tell();
                     return Ok(Some((new, number)));
                 }
                 Parting::Changed => {}

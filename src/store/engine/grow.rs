@@ -5,7 +5,7 @@
 //! grows takes a checkpoint.
 
 use super::core_store::CoreStore;
-use super::space::account::{max_log_bytes, room};
+use super::space::account::room;
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::Result;
@@ -50,8 +50,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// What follows from the size of the store.
     pub(super) fn set_limits(&self, geometry: Geometry) {
-        let longest = max_log_bytes(self.shared.wanted_log_bytes, geometry);
-        let segments = self.shared.log_limit.set(longest, geometry);
+        let max_size = self.namespace.info().max_size_bytes.max(geometry.size_bytes());
+        let segments = self.shared.log_limit.set(self.shared.wanted_log_bytes, geometry, max_size);
         self.shared.space.set_room(room(geometry, segments));
     }
 }

@@ -70,18 +70,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let (shared, log) = (&self.shared, self.log.shared().meters());
         let (used_bytes, growth, room) = shared.space.taken();
         let geometry = shared.state().owner.geometry;
-        let segment = u64::from(geometry.segment);
-        let (log_segments, checkpoint_first) = {
-            let state = shared.state();
-            (state.segments.log_count() as u64, state.superblock.log.first_write)
-        };
+        let checkpoint_first = shared.state().superblock.log.first_write;
         let meters = &shared.meters;
         Stats {
             size_bytes: geometry.size_bytes(),
             free_bytes: room.saturating_sub(used_bytes.saturating_add(growth)),
             used_bytes,
-            log_size_bytes: shared.log_limit.bytes(),
-            log_used_bytes: log_segments * segment,
+            log_size_bytes: shared.log_limit.longest(),
+            log_used_bytes: shared.log_limit.used(),
             resident_bytes: to_usize(shared.memory.account().used_bytes()),
             changed_bytes: shared.flusher().dirty_count() * to_usize(PAGE_BYTES),
             keys: self.trees().iter().map(|tree| self.len(tree.root.tree)).sum(),

@@ -93,6 +93,9 @@ pub(in crate::store) trait SegmentSupply: Send + Sync {
 
     /// The log has failed.
     fn failed(&self);
+    /// The log ends there now, as its segments count
+    /// ([`Segments::end`](crate::store::wal::Segments::end)). Said with each batch.
+    fn ends_at(&self, _end: u64) {}
 
     /// There was none: the log will need one soon, or needs it now. Said again and again.
     /// [`LogDriver::segments_came`] says that there is one.

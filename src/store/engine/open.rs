@@ -19,12 +19,13 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::collect::collect_when_asked;
-use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared, closed};
+use super::core_store::{CoreStore, Duty, Shared, closed};
 use super::defect::{Defects, EngineDefect};
 use super::dying::take_apart_when_asked;
 use super::lengths::Cut;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
+use super::log_limit::{LogLimit, LogSegments};
 use super::signal::Signal;
 use super::space::account::added_by;
 use super::state::{PageState, point};
@@ -374,10 +375,14 @@ async fn attach_first<E: Env, N: Namespace>(
     let chain = Chain::new(format, chain, end.position.offset, end.named);
     let buffer = (options.cache_bytes / LOG_BUFFERS_PER_CACHE).next_power_of_two();
     let buffer = buffer.clamp(*LOG_BUFFER_BYTES.start(), *LOG_BUFFER_BYTES.end());
+    let limit = Arc::new(LogLimit::new(buffer as u64));
+    let start = point(&state.superblock.log);
+    let start = chain.position(start.segment, start.offset);
+    limit.starts_at(start.expect("the chain begins where the log does"));
+    limit.ends_at(chain.end());
     let wal = Wal::new(format, epoch, end.position, chain, (MAX_CORES, buffer), Defects::now().wal);
     let state = Arc::new(Mutex::new(state));
     let keeper = Arc::new(Signal::default());
-    let limit = Arc::<LogLimit>::default();
     let supply =
         LogSegments { state: Arc::clone(&state), limit: Arc::clone(&limit), keeper: Arc::clone(&keeper) };
     let log = LogDriver::new(wal, format, MAX_CORES, Box::new(supply));
@@ -387,6 +392,7 @@ async fn attach_first<E: Env, N: Namespace>(
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
     store.shared.values.start(epoch);
     store.set_limits(owner.geometry);
+    store.shared.log_limit.is_found(&store.shared.space);
     store.shared.space.set_used(store.shared.state().segments.taken_bytes());
     // What is in the log was admitted when it was written, and is in no page as far as is known.
     store.shared.space.reserve(logged_bytes);
@@ -412,6 +418,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let hand = Hand::new(Arc::clone(&shared.round));
         let asked = shared.add_collector();
         let shared = Arc::clone(shared);
+        let kept = shared.log_limit.keep_for_core();
         let store = Rc::new(Self {
             shared,
             env,
@@ -419,6 +426,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             core,
             events,
             log,
+            _kept: kept,
             overlay: RefCell::default(),
             lengths,
             hand,

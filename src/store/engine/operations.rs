@@ -244,8 +244,22 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(Some(why))
     }
 
-    /// Room for the record of a write. Nothing may await from here to the record.
+    /// Room for the record of a write, while the log is not as long as it may be. Nothing may await
+    /// from here to the record.
     pub(super) async fn log_room(&self, len: usize) -> Result<LogRoom<'_>> {
+        loop {
+            let room = self.claimed_room(len).await?;
+            // Once more: many may have waited for room in the buffer.
+            if !self.shared.log_limit.is_reached() {
+                return Ok(room);
+            }
+            drop(room);
+            self.wait_for_log().await?;
+        }
+    }
+
+    /// The same for what the log was claimed for, however long it is.
+    pub(super) async fn claimed_room(&self, len: usize) -> Result<LogRoom<'_>> {
         let room = self.log.room(1, len).await;
         // The store may have been closed while the log had none; what became of the log after that
         // is of no interest.

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | a write that adds something | reserved, by its number | all numbers up to its own are durable |
 //! | what is not written yet of a long value | held | it is written, and reserved then |
+//! | what makes the log longer for a group ([`log_limit`](super::log_limit)) | held | the log is short again |
 //! | a page's newest durable image | used | it is replaced, or the page is freed |
 //!
 //! So between a bundle and the log's next start some bytes count twice, never none. What is
@@ -134,6 +135,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             Err(error) => return Err(error),
         }
-        self.flush_all(Reason::Age).await
+        self.flush_all(Reason::Age).await?;
+        if self.shared.log_limit.is_longer() && self.make_room(0).await? {
+            // What is held for that is room again.
+            self.take_checkpoint(false).await?;
+            self.see_to_longer_log().await?;
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod full_memory;
 mod keeper;
 mod large;
 mod lengths;
+mod log_limit;
 mod long_flush;
 mod overlay;
 mod scan;

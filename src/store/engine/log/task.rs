@@ -297,6 +297,7 @@ impl<E: Env, N: Namespace> Core<E, N> {
         driver.meters.bytes.add(formed.bytes as u64);
         driver.meters.batches.add(1);
         driver.bundles.formed(formed.batch, formed.bundles);
+        driver.supply.ends_at(lead.leader().segments.end());
         // The next one is asked for as soon as it will be needed.
         self.supply(lead);
         driver.formed.store(formed.end, Ordering::Release);

@@ -121,6 +121,11 @@ impl Held<'_> {
         self.bytes -= bytes;
     }
 
+    /// They stay held, until they are [given back](Space::give_back).
+    pub(in crate::store::engine) fn leave(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
     /// All of them are.
     pub(in crate::store::engine) fn wrote_all(mut self) {
         self.wrote(self.bytes);
@@ -178,6 +183,17 @@ impl Space {
             Kind::Clears => room + room / BEYOND_SHARE + room / CLEARS_SHARE,
         };
         (bytes == 0 || used.saturating_add(growth) <= room).then_some(held)
+    }
+
+    /// Holds what was held before the store was opened, whether it fits or not.
+    pub(in crate::store::engine) fn hold_again(&self, bytes: u64) -> u64 {
+        self.held.fetch_add(bytes, Ordering::AcqRel);
+        bytes
+    }
+
+    /// What was held for long is not needed any more.
+    pub(in crate::store::engine) fn give_back(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// Reserves what is missing in `reserved` to `bytes`, if it fits.
@@ -276,12 +292,6 @@ impl Points {
         }
         settled
     }
-}
-
-/// The longest log of a store of this size, in bytes: it is to be small beside the pages.
-pub(in crate::store::engine) fn max_log_bytes(wanted: u64, geometry: Geometry) -> u64 {
-    let (size, segment) = (geometry.size_bytes(), u64::from(geometry.segment));
-    wanted.min(size / 32).max(4 * segment).min(size / 4)
 }
 
 /// The room for pages of a store whose log has so many segments at most.

@@ -3,6 +3,7 @@
 //! | step | awaits |
 //! |---|---|
 //! | the closure has run; what it saw of each key is noted | no |
+//! | their record is laid out: it is known how long it is | yes |
 //! | what they add is admitted, all of it at once ([`space`](crate::store::engine::space)) | yes |
 //! | long values are written, each with a marker; short ones of them wait for the record | yes |
 //! | leaves of all keys, markers and pieces are loaded, room is made | yes |
@@ -28,7 +29,9 @@ use crate::store::engine::operations::{Look, reference_of};
 use crate::store::engine::registry::values;
 use crate::store::engine::space::account::{Held, Kind, added_by_long, added_bytes};
 use crate::store::engine::values::numbers::MARKER_ENTRY_BYTES;
-use crate::store::engine::values::{DIRECT_BYTES, INLINE_BYTES, Reference, Unreferenced, dead_marker};
+use crate::store::engine::values::{
+    DIRECT_BYTES, INLINE_BYTES, Reference, Unreferenced, dead_marker, marker_key,
+};
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::wal::Effect;
@@ -96,10 +99,13 @@ pub(super) enum Carried<'s> {
     Large,
 }
 
-/// What changes are besides themselves, once their long values are written.
+/// What changes are besides themselves.
+#[derive(Default)]
 pub(super) struct LaidOut<'s> {
     /// Keys of the tree of values, whose places are behind those of the declared ones.
-    pub(super) extra: Vec<Vec<u8>>,
+    extra: Vec<Vec<u8>>,
+    /// What is not written yet.
+    unwritten: Vec<LongValue>,
     written: Vec<Written<'s>>,
     /// What the markers of replaced values add.
     marked: u64,
@@ -140,20 +146,33 @@ impl<'s> Spare<'s> {
     }
 }
 
-/// Keys of the tree of values that a record has besides those of the transaction, in the order of
-/// their places.
-#[derive(Default)]
-struct Extra {
-    keys: Vec<Vec<u8>>,
-}
+impl LaidOut<'_> {
+    /// The keys of all changes: the declared ones, and those behind them.
+    pub(super) fn keys<'k>(&'k self, declared: &[Key<'k>]) -> Vec<Key<'k>> {
+        let extra = self.extra.iter().map(|key| (values(), &key[..]));
+        declared.iter().copied().chain(extra).collect()
+    }
 
-impl Extra {
     /// One more change, of a key behind `declared` others.
     fn push(&mut self, declared: usize, key: &[u8], to: To) -> OneChange {
-        self.keys.push(key.to_vec());
-        OneChange { place: declared + self.keys.len() - 1, to, effect: Effect::Unknown }
+        self.extra.push(key.to_vec());
+        OneChange { place: declared + self.extra.len() - 1, to, effect: Effect::Unknown }
     }
 }
+
+/// A value that is to be written before the record. The change has an empty reference until then,
+/// and its marker an empty number: they are as long as what comes.
+struct LongValue {
+    /// Which change, and of which key.
+    at: usize,
+    place: usize,
+    /// Among the staged bytes.
+    range: Range<usize>,
+    /// Which key behind the declared ones is its marker's.
+    marker: usize,
+}
+
+const NO_REFERENCE: Reference = [0; VALUE_REFERENCE_BYTES];
 
 /// What changes add, long values included but for those that are written, and what kind of them
 /// they are.
@@ -221,14 +240,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         (seen, spare): (&Seen, Spare<'s>),
         (durability, reach): (Durability, Reach),
     ) -> Result<Carried<'s>> {
-        let mut held = self.hold(adds(declared, &changes, (seen, &spare))).await?;
-        let laid_out = self.lay_out(declared, &mut changes, (seen, spare), &mut held).await?;
-        let extra = laid_out.extra.iter().map(|key| (values(), &key[..]));
-        let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
-        let len = changes.record_bytes(&keys);
+        let adds = adds(declared, &changes, (seen, &spare));
+        let mut laid_out = self.lay_out(declared, &mut changes, seen).await;
+        let len = changes.record_bytes(&laid_out.keys(declared));
         if len > self.log.log().max_record_bytes() {
             return Ok(Carried::Large);
         }
+        let mut held = self.hold(adds).await?;
+        self.write_long(&mut changes, &mut laid_out, (spare, &mut held)).await?;
+        let keys = laid_out.keys(declared);
         let mut tries = 0;
         loop {
             self.wait_for_log().await?;
@@ -262,7 +282,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
             let number = self.apply(&keys, &changes, &mut room);
-            drop(room);
+            drop((room, keys));
             self.carried_out(laid_out, held, (number, durability));
             return Ok(Carried::Out(number));
         }
@@ -285,18 +305,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
     }
 
-    /// Writes the long values among the changes, which then have references in their places, and
-    /// adds what goes with these.
+    /// Gives the long values among the changes references in their places, and adds what goes with
+    /// these. The changes are as long then as they will be.
     pub(super) async fn lay_out<'s>(
         &'s self,
         declared: &[Key<'_>],
         changes: &mut Changes,
-        (seen, mut spare): (&Seen, Spare<'s>),
-        held: &mut Held<'_>,
-    ) -> Result<LaidOut<'s>> {
-        let (mut extra, mut pieces, mut markers) = (Extra::default(), Vec::new(), Vec::new());
-        let (mut marked, mut replaces) = (0, false);
-        let mut written: Vec<Written<'s>> = Vec::new();
+        seen: &Seen,
+    ) -> LaidOut<'s> {
+        let (mut laid_out, mut pieces, mut markers) = (LaidOut::default(), Vec::new(), Vec::new());
         let mut direct = self.log.log().max_record_bytes() / 2;
         for (at, change) in changes.list.iter_mut().enumerate() {
             if at % CHANGES_AT_ONCE == CHANGES_AT_ONCE - 1 {
@@ -306,42 +323,62 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 && range.len() > INLINE_BYTES
             {
                 let value = &changes.staged[range.clone()];
-                let reference = if value.len() <= DIRECT_BYTES.min(direct) {
+                change.to = if value.len() <= DIRECT_BYTES.min(direct) {
                     direct -= value.len();
                     let reference = self.new_reference(value);
                     for (key, piece) in Self::pieces_of(&reference) {
                         let piece = range.start + piece.start..range.start + piece.end;
-                        pieces.push(extra.push(declared.len(), &key, To::Put(piece)));
+                        pieces.push(laid_out.push(declared.len(), &key, To::Put(piece)));
                     }
-                    reference
+                    To::Reference(reference.encode())
                 } else {
-                    let value = match spare.take(change.place, value) {
-                        Some(value) => value,
-                        None => self.write_value(value, held).await?,
-                    };
-                    let reference = value.reference;
-                    markers.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
-                    written.push(Written { place: change.place, range: range.clone(), value });
-                    reference
+                    let (marker, range) = (laid_out.extra.len(), range.clone());
+                    markers.push(laid_out.push(declared.len(), &marker_key(0), To::Delete));
+                    laid_out.unwritten.push(LongValue { at, place: change.place, range, marker });
+                    To::Reference(NO_REFERENCE)
                 };
-                change.to = To::Reference(reference.encode());
             }
             let replaced = seen.reference(change.place);
-            replaces |= replaced.is_some();
+            laid_out.replaces |= replaced.is_some();
             if let Some((key, marker)) = replaced.as_ref().and_then(dead_marker) {
                 let start = changes.staged.len();
                 changes.staged.extend_from_slice(&marker);
-                marked += MARKER_ENTRY_BYTES;
-                markers.push(extra.push(declared.len(), &key, To::Put(start..start + marker.len())));
+                laid_out.marked += MARKER_ENTRY_BYTES;
+                markers.push(laid_out.push(declared.len(), &key, To::Put(start..start + marker.len())));
             }
         }
+        laid_out.unwritten.iter_mut().for_each(|value| value.at += pieces.len());
         // Whoever sees a key's entry finds the pieces, and whoever sees a marker no entry any more.
         if !pieces.is_empty() {
             pieces.append(&mut changes.list);
             changes.list = pieces;
         }
         changes.list.append(&mut markers);
-        Ok(LaidOut { extra: extra.keys, written, marked, replaces })
+        laid_out
+    }
+
+    /// Writes the long values of changes that were laid out, but for those that are `spare`.
+    ///
+    /// # Errors
+    ///
+    /// As for a write; what was written is reclaimed.
+    pub(super) async fn write_long<'s>(
+        &'s self,
+        changes: &mut Changes,
+        laid_out: &mut LaidOut<'s>,
+        (mut spare, held): (Spare<'s>, &mut Held<'_>),
+    ) -> Result<()> {
+        for LongValue { at, place, range, marker } in std::mem::take(&mut laid_out.unwritten) {
+            let bytes = &changes.staged[range.clone()];
+            let value = match spare.take(place, bytes) {
+                Some(value) => value,
+                None => self.write_value(bytes, held).await?,
+            };
+            changes.list[at].to = To::Reference(value.reference.encode());
+            laid_out.extra[marker] = value.marker_key().to_vec();
+            laid_out.written.push(Written { place, range, value });
+        }
+        Ok(())
     }
 
     /// Holds what long values add, as soon as there is room.
