@@ -25,7 +25,7 @@
 //! | [`superblocks`] | reads and writes the four copies; the mark of a format |
 //! | [`log`] | writes the log for all cores, and reads it again |
 //! | [`signal`] | how tasks of several cores tell each other |
-//! | `update`, `transaction`, `scan`, `random` | more of what is done to keys |
+//! | `update`, `transaction`, `change`, `scan`, `random` | more of what is done to keys |
 //! | `lengths` | how many keys each tree has |
 //! | `handle`, `meters` | what the public handles ask for besides; what is counted |
 //! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
@@ -115,6 +115,8 @@
 //! For a fresh store `open.rs` (`format`) prepares the log instead of 2 and 3, and a checkpoint
 //! takes the place of 4.
 
+#[cfg(not(any(loom, shuttle)))]
+mod change;
 #[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
 #[cfg(not(any(loom, shuttle)))]

@@ -94,7 +94,9 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         if let Some(root) = self.root() {
             return Ok(root);
         }
-        let (tree, _) = self.db.store().open_tree(&self.named.name, 0, Durability::None).await?;
+        let made = self.db.store().open_tree(&self.named.name, 0, Durability::None);
+        // Boxed, as what is rare.
+        let (tree, _) = Box::pin(made).await?;
         self.named.root.set(Some(tree.root));
         Ok(tree.root)
     }

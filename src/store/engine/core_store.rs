@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use super::change::Kept;
 use super::counts::{Count, count};
 use super::defect::Defects;
 use super::dying::lost::Dying;
@@ -378,6 +379,8 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) spared: RefCell<Vec<PageId>>,
     /// An empty buffer that has room, for the value of a write that is decided.
     pub(super) buffer: Cell<Vec<u8>>,
+    /// Memory for the changes of the next transaction.
+    pub(super) kept: Cell<Kept>,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,
 }

@@ -29,7 +29,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             match self.look(tree, key, &mut Some(|_: &[u8]| ())) {
                 Ok(look) => return Ok(!matches!(look, Look::Absent)),
-                Err(miss) => self.load(miss).await?,
+                Err(miss) => Box::pin(self.load(miss)).await?,
             }
         }
     }

@@ -432,6 +432,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             hand,
             spared: RefCell::default(),
             buffer: Cell::default(),
+            kept: Cell::default(),
             asked: Arc::clone(&asked),
         });
         store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));

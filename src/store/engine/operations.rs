@@ -87,7 +87,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                         return Ok(read.take().map(|read| read(&value)));
                     }
                 }
-                Err(miss) => self.load(miss).await?,
+                Err(miss) => Box::pin(self.load(miss)).await?,
             }
         }
     }
@@ -177,7 +177,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     self.shared.space.shrinks();
                     is_admitted = true;
                 } else {
-                    self.ask_for_room(&mut asked).await?;
+                    Box::pin(self.ask_for_room(&mut asked)).await?;
                 }
                 continue;
             }
@@ -275,8 +275,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 .outcome_is(Outcome::NotStarted))
         };
         match refusal {
-            Refusal::Miss(miss) => self.load(miss).await,
-            Refusal::NoRoom => self.wait_for_memory().await,
+            // Boxed, as what is rare: who waits for an operation holds its future.
+            Refusal::Miss(miss) => Box::pin(self.load(miss)).await,
+            Refusal::NoRoom => Box::pin(self.wait_for_memory()).await,
             Refusal::Again => {
                 crate::rt::yield_now().await;
                 Ok(())

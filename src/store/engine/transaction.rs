@@ -53,12 +53,15 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 pub use self::read::Reading;
+use smallvec::{SmallVec, smallvec};
+
+use super::change::{Kept, OneChange, To};
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::operations::{operation, overlaid, reference_of};
 use super::space::account::{Kind, grows_by};
 use super::update::{LONGEST_VALUE, effect_of};
-use super::values::{INLINE_BYTES, Reference};
+use super::values::INLINE_BYTES;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Known, Miss, Refusal, TreeRoot, Value};
@@ -76,6 +79,9 @@ const MANY_KEYS: usize = 512;
 /// How often the leaves of a transaction's keys are loaded until it is large.
 const TRIES: u32 = 8;
 
+/// No longer buffer is kept for the next transaction.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// A declared key, and its tree.
 pub(in crate::store) type Key<'k> = (TreeRoot, &'k [u8]);
 
@@ -86,6 +92,14 @@ enum Staged {
     Put(Range<usize>),
     Delete,
 }
+
+/// What is kept of so many keys needs no memory of its own: most transactions have one or two.
+const FEW: usize = 2;
+
+/// What was found of each key.
+type Found<'t> = SmallVec<[Option<&'t [u8]>; FEW]>;
+/// For each place, the first one of the same key.
+type Places = SmallVec<[usize; FEW]>;
 
 /// What the closure of a transaction sees: the declared keys, and what it has written to them.
 ///
@@ -98,10 +112,10 @@ enum Staged {
 /// Its methods panic for a key that was not declared.
 pub struct Transaction<'t> {
     keys: &'t [Key<'t>],
-    found: Vec<Option<&'t [u8]>>,
+    found: Found<'t>,
     /// For each place, the first one of the same key.
-    first: Vec<usize>,
-    writes: Vec<Staged>,
+    first: Places,
+    writes: SmallVec<[Staged; FEW]>,
     staged: Vec<u8>,
     /// Where each key is, made when a key of many is first asked for by name.
     places: OnceCell<HashMap<(u32, &'t [u8]), usize>>,
@@ -126,9 +140,7 @@ impl Transaction<'_> {
 
     /// The place of a declared key.
     pub(in crate::store) fn place_of(&self, tree: u32, key: &[u8]) -> Option<usize> {
-        /// So few are compared one by one.
-        const FEW: usize = 16;
-        if self.keys.len() <= FEW {
+        if self.keys.len() <= FEW_KEYS {
             return self.keys.iter().position(|(of, declared)| of.tree == tree && *declared == key);
         }
         let all = || self.keys.iter().enumerate().map(|(at, (of, key))| ((of.tree, *key), at)).collect();
@@ -176,7 +188,7 @@ impl Transaction<'_> {
     }
 
     /// What it changes, without the deletions of what is not there.
-    fn finish(self) -> Changes {
+    fn finish(self, mut list: Vec<OneChange>) -> Changes {
         let puts = self.writes.iter().enumerate().filter_map(|(place, write)| match write {
             Staged::Put(range) => Some((place, &self.staged[range.clone()])),
             Staged::Nothing | Staged::Delete => None,
@@ -187,7 +199,7 @@ impl Transaction<'_> {
             })
             .fold((0, Kind::Replaces), |(all, kind), (more, of)| (all + more, kind.and(of)));
         let all = self.writes.into_iter().zip(&self.found).enumerate();
-        let list = all.filter_map(|(place, (write, found))| {
+        list.extend(all.filter_map(|(place, (write, found))| {
             let to = match write {
                 Staged::Put(range) => To::Put(range),
                 Staged::Delete if found.is_some() => To::Delete,
@@ -195,27 +207,9 @@ impl Transaction<'_> {
             };
             let change = if to == To::Delete { Change::Delete } else { Change::Put(&[]) };
             Some(OneChange { place, effect: effect_of(found.is_some(), change), to })
-        });
-        Changes { list: list.collect(), staged: self.staged, adds }
+        }));
+        Changes { list, staged: self.staged, adds }
     }
-}
-
-/// What becomes of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum To {
-    /// A value among the staged bytes.
-    Put(Range<usize>),
-    /// A value that is written already.
-    Reference(Reference),
-    Delete,
-}
-
-struct OneChange {
-    /// Of the key.
-    place: usize,
-    to: To,
-    /// On the number of keys.
-    effect: Effect,
 }
 
 /// What a transaction changes.
@@ -296,7 +290,7 @@ fn refused<T>(why: &str) -> Result<T> {
 const FEW_KEYS: usize = 8;
 
 /// The first place of each place's key.
-fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
+fn first_places(keys: &[Key<'_>]) -> Places {
     if keys.len() <= FEW_KEYS {
         let is_same = |(a, key): &Key<'_>, (b, other): &Key<'_>| a.tree == b.tree && key == other;
         let first = |(at, key)| keys[..at].iter().position(|before| is_same(before, key)).unwrap_or(at);
@@ -308,16 +302,16 @@ fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
 }
 
 /// Runs the closure on what was found of the keys, with the first place of each.
-fn run_on<R>(
-    keys: &[Key<'_>],
-    (found, first): (Vec<Option<&[u8]>>, Vec<usize>),
+fn run_on<'t, R>(
+    keys: &'t [Key<'t>],
+    (found, first): (Found<'t>, Places),
+    (list, staged): Kept,
     run: &mut impl FnMut(&mut Transaction<'_>) -> R,
 ) -> Result<(R, Changes)> {
-    let writes = vec![Staged::Nothing; keys.len()];
-    let mut transaction =
-        Transaction { keys, found, first, writes, staged: Vec::new(), places: OnceCell::new() };
+    let writes = smallvec![Staged::Nothing; keys.len()];
+    let mut transaction = Transaction { keys, found, first, writes, staged, places: OnceCell::new() };
     let result = run(&mut transaction);
-    let changes = transaction.finish();
+    let changes = transaction.finish(list);
     changes.check()?;
     Ok((result, changes))
 }
@@ -420,13 +414,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Attempt::Large => break,
                 Attempt::Missed(miss) => {
                     drop(room);
-                    self.load(miss).await?;
+                    Box::pin(self.load(miss)).await?;
                     continue;
                 }
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
                     let given = (&seen, std::mem::take(&mut spare));
-                    match self.carry_out(keys, changes, given, (durability, Reach::Named)).await? {
+                    let carried = self.carry_out(keys, changes, given, (durability, Reach::Named));
+                    // Boxed, as what is rare: whoever waits holds this future.
+                    match Box::pin(carried).await? {
                         long::Carried::Out(number) => return Ok((result, Some(number))),
                         long::Carried::Changed(left) => {
                             spare = left;
@@ -437,19 +433,30 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             };
             if changes.list.is_empty() {
+                self.keep_memory(changes);
                 return Ok((result, None));
             }
             if !self.shared.space.admit(changes.adds.0, changes.adds.1) {
                 drop(room);
-                self.ask_for_room(&mut asked).await?;
+                Box::pin(self.ask_for_room(&mut asked)).await?;
                 continue;
             }
             let number = self.apply(keys, &changes, &mut room);
             drop(room);
             self.log.commit(number, durability);
+            self.keep_memory(changes);
             return Ok((result, Some(number)));
         }
         Box::pin(self.transact_large((reads, durability), keys, &mut run)).await
+    }
+
+    /// The memory of changes that are made is kept for the next ones, unless it is much.
+    fn keep_memory(&self, Changes { mut list, mut staged, .. }: Changes) {
+        list.clear();
+        staged.clear();
+        if list.capacity() <= MANY_KEYS && staged.capacity() <= KEPT_BYTES {
+            self.kept.set((list, staged));
+        }
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
@@ -460,13 +467,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         run: &mut impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<Attempt<R>> {
         let pin = self.core.pin();
-        let seen: std::result::Result<Vec<_>, Miss> =
+        let seen: std::result::Result<SmallVec<[_; FEW]>, Miss> =
             keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect();
         let seen = match seen {
             Ok(seen) => seen,
             Err(miss) => return Ok(Attempt::Missed(miss)),
         };
-        let mut found = Vec::with_capacity(keys.len());
+        let mut found = Found::with_capacity(keys.len());
         for seen in &seen {
             found.push(match seen {
                 Some(seen) if seen.is_reference && reads == Reads::Presence => Some(&[][..]),
@@ -477,7 +484,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 seen => seen.map(|seen| seen.value),
             });
         }
-        let (result, changes) = run_on(keys, (found, first_places(keys)), run)?;
+        let kept = self.kept.take();
+        let (result, changes) = run_on(keys, (found, first_places(keys)), kept, run)?;
         if changes.record_bytes(keys) > self.log.log().max_record_bytes() && !changes.has_long(&seen) {
             return Ok(Attempt::Large);
         }
@@ -502,7 +510,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         while !self.has_memory(keys.len()) {
             self.shared.check_writable("write to store")?;
-            self.wait_for_memory().await?;
+            Box::pin(self.wait_for_memory()).await?;
         }
         Ok(())
     }

@@ -241,11 +241,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             match updated {
                 Ok(None) if is_long => {
                     drop((room, buffer));
-                    return self.update_long(tree, key, (durability, reads), decide).await;
+                    return Box::pin(self.update_long(tree, key, (durability, reads), decide)).await;
                 }
                 Ok(None) if is_refused => {
                     drop((room, buffer));
-                    self.ask_for_room(&mut asked).await?;
+                    Box::pin(self.ask_for_room(&mut asked)).await?;
                 }
                 Ok(None) => return Ok(None),
                 Ok(Some(number)) => {

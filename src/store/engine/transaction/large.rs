@@ -54,7 +54,7 @@ use std::time::Duration;
 use std::vec::IntoIter;
 
 use super::long::{Seen, Spare, Values, adds};
-use super::{Changes, Key, OneChange, Reads, Transaction, newest, run_on};
+use super::{Changes, Found, Kept, Key, OneChange, Places, Reads, Transaction, newest, run_on};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::yield_now;
@@ -156,7 +156,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.keep_others_away().await;
         let (seen, long) = self.read_keys(reads, declared).await?;
         self.check_trees(declared)?;
-        let (result, mut changes) = run_on(declared, (found(&seen, &long, declared.len()), first), run)?;
+        let (result, mut changes) =
+            run_on(declared, (found(&seen, &long, declared.len()), first), Kept::default(), run)?;
         drop(long);
         if changes.list.is_empty() {
             return Ok((result, None));
@@ -178,9 +179,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Step 1. The first place of each place's key.
-    pub(super) async fn make_pending(&self, turn: &Turn<'_>, keys: &[Key<'_>]) -> Vec<usize> {
+    pub(super) async fn make_pending(&self, turn: &Turn<'_>, keys: &[Key<'_>]) -> Places {
         turn.begin(keys.len(), self.random_seed());
-        let (mut places, mut first) = (HashMap::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
+        let (mut places, mut first) = (HashMap::with_capacity(keys.len()), Places::with_capacity(keys.len()));
         for some in keys.chunks(COPIES_AT_ONCE) {
             turn.mark(some.iter().map(|(tree, key)| (tree.tree, *key)));
             for (tree, key) in some {
@@ -424,7 +425,7 @@ impl Parts<'_> {
 }
 
 /// What was found of the keys.
-pub(super) fn found<'s>(seen: &'s Seen, long: &'s Values, keys: usize) -> Vec<Option<&'s [u8]>> {
+pub(super) fn found<'s>(seen: &'s Seen, long: &'s Values, keys: usize) -> Found<'s> {
     let found = (0..keys).map(|place| {
         let (bytes, is_reference) = seen.get(place)?;
         // One that was not read looks empty.

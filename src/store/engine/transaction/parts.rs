@@ -6,7 +6,7 @@
 //! others. What another task has written to a key meanwhile is deleted and counted, or comes after
 //! the deletion, and stays.
 
-use super::{Key, To, Transaction, first_places, run_on};
+use super::{Kept, Key, To, Transaction, first_places, run_on};
 use crate::block::Namespace;
 use crate::error::{Outcome, Result};
 use crate::rt::yield_now;
@@ -32,7 +32,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         durability: Durability,
         run: &mut impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<Option<(R, Option<u64>)>> {
-        let ran = self.read(keys, |reading| run_on(keys, (reading.found(), first_places(keys)), run));
+        let ran = self
+            .read(keys, |reading| run_on(keys, (reading.found(), first_places(keys)), Kept::default(), run));
         let (result, changes) = ran.await??;
         if changes.list.iter().any(|change| change.to != To::Delete) {
             return Ok(None);

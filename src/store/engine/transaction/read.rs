@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::long::{Seen, Values};
-use super::{Key, Reads};
+use super::{Found, Key, Reads};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::rt::yield_now;
@@ -53,7 +53,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// [`Reading::get_at`] panics for places of no key.
 pub struct Reading<'r> {
     keys: &'r [Key<'r>],
-    found: Vec<Option<&'r [u8]>>,
+    found: Found<'r>,
 }
 
 impl std::fmt::Debug for Reading<'_> {
@@ -64,8 +64,11 @@ impl std::fmt::Debug for Reading<'_> {
 
 impl<'r> Reading<'r> {
     /// What was found of each key.
-    pub(super) fn found(&self) -> Vec<Option<&'r [u8]>> {
-        self.found.clone()
+    pub(super) fn found<'t>(&self) -> Found<'t>
+    where
+        'r: 't,
+    {
+        self.found.iter().map(|found| -> Option<&'t [u8]> { *found }).collect()
     }
 
     /// How many keys were declared.
@@ -142,7 +145,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             (overlays, access.version())
         };
         let pin = self.core.pin();
-        let mut found = Vec::with_capacity(keys.len());
+        let mut found = Found::with_capacity(keys.len());
         for (tree, key) in keys {
             let newest = overlays.iter().find_map(|overlay| overlay.get(overlaid(*tree), key));
             let (value, reference) = match newest {
