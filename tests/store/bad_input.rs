@@ -581,19 +581,19 @@ fn requests_beyond_the_limits_are_refused() {
             ErrorKind::InvalidInput
         );
         // Longer than a record of the log.
-        let names: Vec<_> = (0..200u32).map(u32::to_be_bytes).collect();
+        let names: Vec<_> = (0..150u32).map(u32::to_be_bytes).collect();
         let keys: Vec<_> = names.iter().map(|name| (&tree, &name[..])).collect();
         db.transact(&keys, WriteOptions::SYNC, |txn| {
-            (0..200).for_each(|index| txn.put_at(index, &[0; 1000]))
+            (0..150).for_each(|index| txn.put_at(index, &[0; 1000]))
         })
         .await
         .expect("fits");
         // So do large values.
         db.transact(&keys, WriteOptions::SYNC, |txn| {
-            (0..200).for_each(|index| txn.put_at(index, &[0; 4000]))
+            (0..150).for_each(|index| txn.put_at(index, &[0; 4000]))
         })
         .await
         .expect("fits");
-        assert_eq!(tree.len(), 201);
+        assert_eq!(tree.len(), 151);
     });
 }

@@ -1,5 +1,6 @@
 //! Scans over keys that come and go, and over what a crash has left in the log.
 
+use std::cell::RefCell;
 use std::ops::{Bound, RangeBounds};
 
 use super::*;
@@ -104,9 +105,13 @@ async fn fill(store: &Store, model: &mut Model, random: &mut StdRng, writes: u32
 
 #[test]
 fn a_random_key_is_any_of_those_that_are_there() {
-    on_a_disk(64 << 20, async |disk| {
-        let mut model = Model::new();
-        for round in 0..3 {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    let world = World::new(8);
+    let core = world.core("core");
+    let model = RefCell::new(Model::new());
+    for round in 0..3 {
+        core.block_on(async {
+            let mut model = model.borrow_mut();
             let store = reopen(&disk).await;
             let mut random = StdRng::seed_from_u64(round);
             if round == 0 {
@@ -128,8 +133,10 @@ fn a_random_key_is_any_of_those_that_are_there() {
                 // The log has what is not in pages yet.
                 store.wait(store.log.log().next_number() - 1).await.expect("it is durable");
             }
-        }
-    });
+        });
+        // Nothing of it goes on beside the next one.
+        core.crash();
+    }
 }
 
 /// Directly after a crash the log has some of the keys, or all of them, and the pages the others.
