@@ -379,19 +379,19 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let mut cursor = self.trees[database].range((from, Bound::Unbounded));
         let mut visited = 0usize;
         let mut long_key = Vec::new();
-        while let Some((position, stored)) = cursor.next().await? {
+        while let Some((position, stored)) = cursor.next_ref().await? {
             let (entry, key_rest) =
-                KeyspaceEntry::decode_with_key_rest(&stored).ok_or_else(|| corrupt_value(&position))?;
+                KeyspaceEntry::decode_with_key_rest(stored).ok_or_else(|| corrupt_value(position))?;
             let key = match key_rest {
-                None => &position,
+                None => position,
                 Some(rest) => {
                     long_key.clear();
-                    long_key.extend_from_slice(key_prefix(&position)?);
+                    long_key.extend_from_slice(key_prefix(position)?);
                     long_key.extend_from_slice(rest);
                     long_key.as_slice()
                 }
             };
-            if visit(Visited { position: &position, key, entry }).is_break() {
+            if visit(Visited { position, key, entry }).is_break() {
                 return Ok(true);
             }
             visited += 1;

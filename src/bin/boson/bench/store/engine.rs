@@ -141,8 +141,8 @@ impl Engine for Store {
         let mut cursor = self.tree.range((Bound::Included(from), Bound::Unbounded));
         let mut found = 0;
         while found < limit {
-            let Some((key, value)) = cursor.next().await? else { break };
-            each(&key, &value);
+            let Some((key, value)) = cursor.next_ref().await? else { break };
+            each(key, value);
             found += 1;
         }
         Ok(found)
