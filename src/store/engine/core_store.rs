@@ -21,6 +21,7 @@ use super::state::PageState;
 use super::values::numbers::LongValues;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::rt::Instant;
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
@@ -113,9 +114,11 @@ impl Shared {
         let (owner, most, log_start) = {
             let state = lock(&state);
             // A group takes its segments all at once: it is to be little beside the store, and is
-            // to find them when the store is full.
+            // to find them when the store is full, which may be when little of it is solid.
             let geometry = state.owner.geometry;
-            let kept = u64::from(reserve(geometry) / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
+            let least = Geometry { segments: 0, ..geometry };
+            let reserve = reserve(if state.segments.is_sparse() { least } else { geometry });
+            let kept = u64::from(reserve / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
             let most = state.streams.growth_bytes().min(geometry.size_bytes() / GROWTH_SHARE);
             (state.owner, most.min(kept / 8 * 7), state.superblock.log.first_write)
         };
@@ -369,6 +372,8 @@ pub(super) struct LogLimit {
     /// Segments that it has.
     used: AtomicUsize,
     claimed_bytes: AtomicU64,
+    /// There was no segment when it wanted one.
+    is_short: AtomicBool,
     is_reached: AtomicBool,
 }
 
@@ -397,13 +402,12 @@ impl Drop for LogClaim<'_> {
 }
 
 impl LogLimit {
-    /// It may have so many bytes. The segments that this takes.
-    pub(super) fn set(&self, bytes: u64, geometry: Geometry) -> u32 {
+    /// It may have so many bytes.
+    pub(super) fn set(&self, bytes: u64, geometry: Geometry) {
         let segments = u32::try_from(bytes / u64::from(geometry.segment)).unwrap_or(u32::MAX).max(4);
         self.bytes.store(bytes, Ordering::Relaxed);
         self.segment_bytes.store(geometry.segment.into(), Ordering::Relaxed);
         self.segments.store(segments as usize, Ordering::Relaxed);
-        u32::try_from(self.segments()).unwrap_or(u32::MAX)
     }
 
     /// Segments that it has at most, with those for what is in buffers when it is as long as it may
@@ -445,9 +449,16 @@ impl LogLimit {
         to_usize(self.claimed_bytes.load(Ordering::Acquire).div_ceil(segment))
     }
 
+    /// There is no segment for it, or there is one again. Until then it is as long as it may be.
+    pub(super) fn set_short(&self, is_short: bool) {
+        self.is_short.store(is_short, Ordering::Relaxed);
+        self.look();
+    }
+
     fn look(&self) {
         let all = self.used.load(Ordering::Relaxed) + self.claimed_segments();
-        self.is_reached.store(all >= self.segments.load(Ordering::Relaxed), Ordering::Relaxed);
+        let is_long = all >= self.segments.load(Ordering::Relaxed);
+        self.is_reached.store(is_long || self.is_short.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -456,6 +467,7 @@ impl SegmentSupply for LogSegments {
         let mut state = lock(&self.state);
         let name = state.segments.open_log().map(|(name, _)| name);
         self.limit.has(state.segments.log_count());
+        self.limit.set_short(name.is_none());
         if self.limit.is_reached() {
             self.keeper.set();
         }
@@ -489,4 +501,6 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) buffer: Cell<Vec<u8>>,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,
+    /// The file system below has no room, and is not asked again before this.
+    pub(super) full_until: Cell<Option<Instant>>,
 }

@@ -71,9 +71,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let (used_bytes, growth, room) = shared.space.taken();
         let geometry = shared.state().owner.geometry;
         let segment = u64::from(geometry.segment);
-        let (log_segments, checkpoint_first) = {
+        let (log_segments, checkpoint_first, room) = {
             let state = shared.state();
-            (state.segments.log_count() as u64, state.superblock.log.first_write)
+            // Blocks that it has to ask for count until the file system refuses some.
+            let room = if state.segments.is_refused() { room } else { self.whole_room(&state) };
+            (state.segments.log_count() as u64, state.superblock.log.first_write, room)
         };
         let meters = &shared.meters;
         Stats {
