@@ -144,11 +144,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if self.full_until.get().is_some_and(|until| self.env.now() < until) {
             return Ok(0);
         }
-        while lacks(self)
-            && let Some((segment, geometry)) = {
-                let state = self.shared.state();
-                state.segments.next_hollow().map(|segment| (segment, state.owner.geometry))
-            }
+        while let Some((segment, geometry)) = {
+            let state = self.shared.state();
+            state.segments.next_hollow().map(|segment| (segment, state.owner.geometry))
+        } && lacks(self)
         {
             match allocate(&self.namespace, geometry, segment).await {
                 Ok(()) => {
