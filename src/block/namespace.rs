@@ -248,8 +248,8 @@ pub trait Namespace: Clone + 'static {
     fn trim(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>>;
 
     /// Makes sure that writes to `len` bytes from `offset` find room, until these are trimmed; what
-    /// is there stays as it is. Does nothing where [`NamespaceInfo::sparse`] is false, nor on a file
-    /// system that cannot do it, or that writes each time to another place.
+    /// is there stays as it is. Does nothing where [`NamespaceInfo::sparse`] is false, nor on a
+    /// file system that cannot do it, or that writes each time to another place.
     ///
     /// # Errors
     ///

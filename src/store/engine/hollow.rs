@@ -3,7 +3,8 @@
 //! A file has holes, and a write into one finds no block when the file system is full: then the
 //! store could not write what it has admitted. So on a [sparse] namespace a free segment without
 //! blocks, a *hollow* one, does not count ([`Segments::solid`]): nobody opens it, and the account
-//! takes the store to be as much smaller. The keeper alone allocates blocks, before they are needed:
+//! takes the store to be as much smaller. The keeper alone allocates blocks, before they are
+//! needed:
 //!
 //! | when | how many |
 //! |---|---|

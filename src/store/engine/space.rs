@@ -19,8 +19,9 @@
 //! overwrite by what is no longer, adds nothing and is always admitted. For any other the keeper is
 //! asked for room: it allocates blocks for what a file has of holes ([`hollow`](super::hollow)), or
 //! lets the namespace grow ([`grow`](super::grow)), portion by portion if need be; where neither is
-//! possible, as the namespace ends or the file system below it is full, it writes all that is dirty, after which the account is exact. If
-//! there is no room then, and nothing was written since, the answer is [`ErrorKind::NoSpace`].
+//! possible, as the namespace ends or the file system below it is full, it writes all that is
+//! dirty, after which the account is exact. If there is no room then, and nothing was written
+//! since, the answer is [`ErrorKind::NoSpace`].
 //!
 //! # Long values
 //!

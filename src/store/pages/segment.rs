@@ -37,8 +37,8 @@
 //! superblock knows could not be found again. So what was added is free when the first checkpoint
 //! that began later is durable.
 //!
-//! **Holes.** Where a write may find no block on disk, a free segment may be opened only once it has
-//! its blocks ([`hollow`]).
+//! **Holes.** Where a write may find no block on disk, a free segment may be opened only once it
+//! has its blocks ([`hollow`]).
 //!
 //! **What is counted.** The rows of the table count pages that map entries refer to. The pages of
 //! the map and of the table itself are counted apart, and not stored: who loads a checkpoint reads
