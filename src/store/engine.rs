@@ -15,6 +15,7 @@
 //! | `clean` | moves what lives out of segments with much garbage |
 //! | `space` | a full store: which writes are admitted |
 //! | `grow` | a namespace that grows |
+//! | `hollow` | a file system below it that may be full |
 //! | `overlays`, `drain` | what the log has and the trees do not; the task that brings it into them |
 //! | `pending` | keys of a large transaction: writers wait |
 //! | `dying` | clears and removes trees; the task that takes their content apart |
@@ -140,6 +141,8 @@ pub(super) mod flush;
 mod grow;
 #[cfg(not(any(loom, shuttle)))]
 mod handle;
+#[cfg(not(any(loom, shuttle)))]
+mod hollow;
 #[cfg(not(any(loom, shuttle)))]
 mod in_flight;
 #[cfg(not(any(loom, shuttle)))]

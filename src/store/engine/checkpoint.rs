@@ -198,9 +198,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         count(Count::Checkpoints);
         self.shared.meters.checkpoints.add(1);
         self.let_roots_go();
-        self.log.shared().segments_came();
         // Whoever takes it: writers may wait for the log to become shorter.
-        self.shared.progress.tell();
+        self.segments_came();
         self.trim().await
     }
 
@@ -332,19 +331,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Gives back what the last checkpoint has freed.
     async fn trim(&self) -> Result<()> {
         loop {
-            let Some((segment, geometry)) = ({
-                let mut state = self.shared.state();
-                let geometry = state.owner.geometry;
-                state.segments.next_trim().map(|segment| (segment, geometry))
-            }) else {
-                return Ok(());
-            };
-            if self.namespace.info().trim {
-                self.namespace.trim(geometry.offset(segment), geometry.segment.into()).await?;
-            }
+            let next = self.shared.state().segments.next_trim();
+            let Some(segment) = next else { break };
+            self.give_back(segment).await?;
             count(Count::Trims);
-            self.shared.state().segments.trimmed(segment);
         }
+        self.segments_came();
+        Ok(())
     }
 
     pub(super) fn no_room(&self, operation: &'static str) -> Error {

@@ -23,6 +23,7 @@ use super::state::PageState;
 use super::values::numbers::LongValues;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::rt::Instant;
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
@@ -30,7 +31,7 @@ use crate::store::env::Env;
 use crate::store::events::{Event, Events};
 use crate::store::failure::Failure;
 use crate::store::growth::Growth;
-use crate::store::pages::Owner;
+use crate::store::pages::{Geometry, Owner};
 use crate::store::word::PageId;
 
 /// No more than this share of a store has to be durable together,
@@ -131,9 +132,11 @@ impl Shared {
         let (owner, most, log_start) = {
             let state = lock(&state);
             // A group takes its segments all at once: it is to be little beside the store, and is
-            // to find them when the store is full.
+            // to find them when the store is full, which may be when little of it is solid.
             let geometry = state.owner.geometry;
-            let kept = u64::from(reserve(geometry) / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
+            let least = Geometry { segments: 0, ..geometry };
+            let reserve = reserve(if state.segments.is_sparse() { least } else { geometry });
+            let kept = u64::from(reserve / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
             let most = state.streams.growth_bytes().min(geometry.size_bytes() / GROWTH_SHARE);
             (state.owner, most.min(kept / 8 * 7), state.superblock.log.first_write)
         };
@@ -383,4 +386,6 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     pub(super) kept: Cell<Kept>,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,
+    /// The file system below has no room, and is not asked again before this.
+    pub(super) full_until: Cell<Option<Instant>>,
 }

@@ -70,7 +70,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let (shared, log) = (&self.shared, self.log.shared().meters());
         let (used_bytes, growth, room) = shared.space.taken();
         let geometry = shared.state().owner.geometry;
-        let checkpoint_first = shared.state().superblock.log.first_write;
+        let (checkpoint_first, room) = {
+            let state = shared.state();
+            // Blocks that it has to ask for count until the file system refuses some.
+            let room = if state.segments.is_refused() { room } else { self.whole_room(&state) };
+            (state.superblock.log.first_write, room)
+        };
         let meters = &shared.meters;
         Stats {
             size_bytes: geometry.size_bytes(),

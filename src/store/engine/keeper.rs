@@ -66,6 +66,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 let requests = self.shared.requests();
                 (requests.wanted > requests.answered(), requests.wanted, requests.is_closing)
             };
+            self.allocate_ahead().await?;
             let is_through = self.shared.overlay.is_through();
             if is_through {
                 // Not before: what the drain has is counted until it is in pages.

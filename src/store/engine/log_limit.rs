@@ -39,7 +39,7 @@
 //! is claimed and a checkpoint has let the group go: the log is as short as before then. A store
 //! whose log is found longer than usual begins with that.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::log::SegmentSupply;
@@ -87,6 +87,8 @@ pub(super) struct LogLimit {
     start: AtomicU64,
     end: AtomicU64,
     claimed: AtomicU64,
+    /// There was no segment when it wanted one.
+    is_short: AtomicBool,
 }
 
 /// Of a log that is longer than usual.
@@ -114,19 +116,23 @@ impl LogLimit {
             start: AtomicU64::default(),
             end: AtomicU64::default(),
             claimed: AtomicU64::default(),
+            is_short: AtomicBool::default(),
         }
     }
 
-    /// The store has this size, and its namespace may get another one. The segments that the usual
-    /// log takes of it.
-    pub(super) fn set(&self, wanted: u64, geometry: Geometry, max_size_bytes: u64) -> u32 {
+    /// The store has this size, and its namespace may get another one.
+    pub(super) fn set(&self, wanted: u64, geometry: Geometry, max_size_bytes: u64) {
         let usual = usual_log_bytes(wanted, geometry);
         let most = wanted.min(max_size_bytes / STORE_SHARE).max(usual);
         self.segment_bytes.store(geometry.segment.into(), Ordering::Relaxed);
         self.block_bytes.store(geometry.block.into(), Ordering::Relaxed);
         self.usual.store(usual, Ordering::Relaxed);
         self.most.store(most, Ordering::Relaxed);
-        u32::try_from(self.segments_for(usual)).unwrap_or(u32::MAX)
+    }
+
+    /// The segments that the usual log takes of the store.
+    pub(super) fn usual_segments(&self) -> u32 {
+        u32::try_from(self.segments_for(self.usual.load(Ordering::Relaxed))).unwrap_or(u32::MAX)
     }
 
     fn segments_for(&self, bytes: u64) -> u64 {
@@ -178,7 +184,13 @@ impl LogLimit {
 
     /// Whether writers wait until a checkpoint has let some of the log go.
     pub(super) fn is_reached(&self) -> bool {
-        self.used() + self.claimed.load(Ordering::Acquire) >= self.limit()
+        self.is_short.load(Ordering::Relaxed)
+            || self.used() + self.claimed.load(Ordering::Acquire) >= self.limit()
+    }
+
+    /// There is no segment for it, or there is one again. Until then it is as long as it may be.
+    pub(super) fn set_short(&self, is_short: bool) {
+        self.is_short.store(is_short, Ordering::Relaxed);
     }
 
     /// One more core is attached, until what this returns is dropped.
@@ -333,7 +345,9 @@ pub(super) struct LogSegments {
 impl SegmentSupply for LogSegments {
     fn next(&self) -> Option<SegmentName> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.segments.open_log().map(|(name, _)| name)
+        let name = state.segments.open_log().map(|(name, _)| name);
+        self.limit.set_short(name.is_none());
+        name
     }
 
     fn wanted(&self) {

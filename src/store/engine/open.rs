@@ -22,6 +22,7 @@ use super::collect::collect_when_asked;
 use super::core_store::{CoreStore, Duty, Shared, closed};
 use super::defect::{Defects, EngineDefect};
 use super::dying::take_apart_when_asked;
+use super::hollow::{allocate, allocate_fresh};
 use super::lengths::Cut;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
@@ -153,6 +154,7 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         drawn
     });
     let mut segments = Segments::new(geometry, Defects::now().pages);
+    allocate_fresh(namespace, &mut segments).await?;
     let mut open_log = || segments.open_log().map(|(name, _)| name);
     let (Some(first), Some(named)) = (open_log(), open_log()) else {
         unreachable!("the smallest store has more segments");
@@ -309,7 +311,17 @@ async fn load<E: Env, N: Namespace>(
     }
     // What was read may sit in a volatile cache, if only the process had died.
     namespace.flush().await?;
-    let parts = (loading.finish(), Arc::new(map), overlay);
+    let mut segments = loading.finish();
+    if namespace.info().sparse {
+        segments.doubt_free();
+        // What the log goes on in; a power failure may have taken blocks that were never written.
+        for (name, _) in end.chain.last().into_iter().chain([&(end.named, 0)]) {
+            if let Err(error) = allocate(namespace, owner.geometry, name.segment).await {
+                tracing::warn!("{}: the log may find no room: {error}", namespace.info().name);
+            }
+        }
+    }
+    let parts = (segments, Arc::new(map), overlay);
     Ok(Loaded { state: PageState::new(*superblock, copies, parts), end, records, logged_bytes, lengths })
 }
 
@@ -434,6 +446,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             buffer: Cell::default(),
             kept: Cell::default(),
             asked: Arc::clone(&asked),
+            full_until: Cell::default(),
         });
         store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));
         Ok(store)

@@ -18,9 +18,11 @@
 //!
 //! **When it does not fit**, the write is not blind any more: its key is read. A delete, or an
 //! overwrite by what is no longer, adds nothing and is always admitted. For any other the keeper is
-//! asked for room: it lets the namespace grow ([`grow`](super::grow)), portion by portion if need
-//! be; where that is not possible it writes all that is dirty, after which the account is exact. If
-//! there is no room then, and nothing was written since, the answer is [`ErrorKind::NoSpace`].
+//! asked for room: it allocates blocks for what a file has of holes ([`hollow`](super::hollow)), or
+//! lets the namespace grow ([`grow`](super::grow)), portion by portion if need be; where neither is
+//! possible, as the namespace ends or the file system below it is full, it writes all that is
+//! dirty, after which the account is exact. If there is no room then, and nothing was written
+//! since, the answer is [`ErrorKind::NoSpace`].
 //!
 //! # Long values
 //!
@@ -127,6 +129,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// The keeper is asked for room.
     pub(super) async fn give_room(&self) -> Result<()> {
+        if self.allocate_portion().await? {
+            return Ok(());
+        }
+        if self.shared.state().segments.is_refused() {
+            return self.flush_all(Reason::Age).await;
+        }
         match self.grow().await {
             Ok(true) => return self.take_checkpoint(false).await,
             Ok(false) => {}

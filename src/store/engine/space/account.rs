@@ -309,6 +309,15 @@ pub(in crate::store::engine) fn room(geometry: Geometry, log_segments: u32) -> u
     (of_live / ROOM_SHARE.1 * ROOM_SHARE.0).min(u64::from(most) * filled)
 }
 
+/// What a store may have, in bytes, that has not got its reserve yet.
+pub(in crate::store::engine) const YOUNG_BYTES: u64 = 512 << 10;
+
+/// Whether a store of which only some is `solid` has not got its reserve.
+pub(in crate::store::engine) fn is_young(geometry: Geometry, solid: Geometry, log_segments: u32) -> bool {
+    solid.segments < geometry.segments
+        && solid.segments < solid.first_segment() + log_segments + reserve(solid)
+}
+
 /// Segments that no write is admitted to fill.
 pub(in crate::store::engine) fn reserve(geometry: Geometry) -> u32 {
     Capacity::new(geometry, 1, 128 << 10).reserve() + OPEN_SEGMENTS
