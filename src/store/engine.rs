@@ -44,7 +44,8 @@
 //! (One that does not look at its key, which only the store itself makes. What `Tree` calls is in
 //! `update.rs` and takes the same steps; there is room for what it adds, or `space.rs` makes some.)
 //!
-//! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`log_limit.rs`), and brings what an overlay still has of the key into the tree.
+//! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`log_limit.rs`), and
+//!    brings what an overlay still has of the key into the tree.
 //! 2. It takes room for the record in the core's log buffer (`log/core_driver.rs`,
 //!    `wal/writer.rs`). From here to 4 nothing awaits. If the key has come to an overlay meanwhile
 //!    it starts over.

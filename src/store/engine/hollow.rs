@@ -91,7 +91,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         is_young(state.owner.geometry, state.segments.solid(), self.log_segments())
     }
 
-    /// Segments that the log usually has at most: what it has beyond is held for the group that needs it.
+    /// Segments that the log usually has at most: what it has beyond is held for the group that
+    /// needs it.
     fn log_segments(&self) -> u32 {
         self.shared.log_limit.usual_segments()
     }

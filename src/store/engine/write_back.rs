@@ -118,8 +118,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let group = || self.plan(FlushRoom { bytes, entries }, many, reason);
         let room = self.bundle_room()?;
         // Much at once, if there are segments for it: the batch that names it takes a block.
-        // And where pages have many children that go with them: they would not fit a bundle, and each
-        // that is tried costs the captures of one.
+        // And where pages have many children that go with them: they would not fit a bundle, and
+        // each that is tried costs the captures of one.
         let is_crowded = self.shared.flusher().is_crowded();
         if (many > room.bytes || is_crowded) && self.may_take(self.segments_for(many)) {
             match group() {

@@ -128,7 +128,7 @@ fn a_group_that_is_too_long_is_refused_before_its_long_values_are_written() {
         let keys: Vec<Key<'_>> = names.iter().map(|name| (tree, &name[..])).collect();
         let before = store.log.log().next_number();
         let refused = store.transact(&keys, DURABILITY, |all| {
-            (0..20).for_each(|place| all.put_at(place, &[1; 40_000]));
+            (0..20).for_each(|place| all.put_at(place, &vec![1; 40_000]));
             (20..700).for_each(|place| all.put_at(place, &[2; 1000]));
         });
         let refused = refused.await.expect_err("it is too long");

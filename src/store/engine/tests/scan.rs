@@ -108,10 +108,10 @@ fn a_random_key_is_any_of_those_that_are_there() {
     let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
     let world = World::new(8);
     let core = world.core("core");
-    let model = RefCell::new(Model::new());
+    let kept = RefCell::new(Model::new());
     for round in 0..3 {
         core.block_on(async {
-            let mut model = model.borrow_mut();
+            let mut model = kept.take();
             let store = reopen(&disk).await;
             let mut random = StdRng::seed_from_u64(round);
             if round == 0 {
@@ -133,6 +133,7 @@ fn a_random_key_is_any_of_those_that_are_there() {
                 // The log has what is not in pages yet.
                 store.wait(store.log.log().next_number() - 1).await.expect("it is durable");
             }
+            kept.replace(model);
         });
         // Nothing of it goes on beside the next one.
         core.crash();

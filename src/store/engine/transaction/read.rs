@@ -68,7 +68,12 @@ impl<'r> Reading<'r> {
     where
         'r: 't,
     {
-        self.found.iter().map(|found| -> Option<&'t [u8]> { *found }).collect()
+        // One by one, as each is as long-lived as it has to be, and all are not.
+        let mut found = Found::<'t>::with_capacity(self.found.len());
+        for of_key in &self.found {
+            found.push(*of_key);
+        }
+        found
     }
 
     /// How many keys were declared.
