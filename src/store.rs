@@ -28,81 +28,126 @@
 //! # }
 //! ```
 //!
-//! `docs/disk-format.md` is the format; the parts, from the outside in:
+//! `docs/disk-format.md` is the format, and `docs/store-design.md` the reasons. The parts, from the
+//! outside in:
 //!
-//! - `db`, `tree`, `cursor`, `txn`: the interface.
-//! - `write`, `apply`, `cost`, `scratch`, `shared`, `state`: how a write is admitted, applied and
-//!   logged in one step, and how pages get into memory and out.
-//! - `page`, `tree_state`: the B+tree, copy-on-write.
-//! - `log`, `commit`: records, batches, group commit.
-//! - `checkpoint`, `recover`, `verify`: what is on the namespace, and back.
-//! - `shrink`, `evacuate`: a namespace that is larger than what it holds calls for becomes smaller.
-//! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
-//! - `pace`: how its tasks let others run.
-//!
-//! The next store grows beside it. It opens, reads, writes and recovers one tree, and nothing uses
-//! it yet but its tests. Read the head of `engine` first: it ties together `btree`, `cache`,
-//! `events`, `overlay`, `pages`, `reclaim`, `wal` and `word`. Its format is
-//! `docs/disk-format-2.md`; `docs/store-design.md` is what is still to come.
+//! - `db`, `tree`, `cursor`, `txn`, `commit`, `options`, `stats`: the interface.
+//! - `engine`: ties the parts together and does the I/O. Read its head first.
+//! - `btree`: pages in memory. `overlay`: what the log has and the trees do not have yet. `wal`:
+//!   order and log. `pages`: what lies where. `cache`: memory. `reclaim`: when memory may be used
+//!   again. `events`: what a core tells the keeper. `growth`: what has to become durable together.
+//!   `word`, `codec`: bits and bytes. `failure`: an error that is said again and again.
+//! - `env`, `pace`: what it needs of the world, and how its tasks let others run.
 
-mod apply;
 mod atomic;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod btree;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod cache;
-mod catalog;
-mod checkpoint;
 mod codec;
 mod commit;
-mod cost;
 mod cursor;
 mod db;
-mod disk;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod engine;
 mod env;
-mod evacuate;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod events;
+mod failure;
 mod growth;
-mod log;
-mod object;
 mod options;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod overlay;
 mod pace;
-mod page;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod pages;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod reclaim;
-mod recover;
-mod scratch;
-mod shared;
-mod shrink;
-mod space;
-mod state;
 mod stats;
-mod superblock;
-#[cfg(test)]
-mod tests;
 mod tree;
-mod tree_state;
 mod txn;
-mod txn_keys;
-mod verify;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod wal;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
 mod word;
-mod write;
 
+pub use commit::Commit;
 pub use cursor::Cursor;
 pub use db::Db;
+pub use engine::transaction::{Reading, Transaction as Txn};
+pub use engine::verify::{Finding, Report as VerifyReport};
 pub use env::{Env, RtEnv};
 pub use options::{
-    Durability, MAX_KEY_BYTES, MAX_TRANSACTION_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES,
-    MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, WriteOptions,
+    Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_CACHE_BYTES,
+    MIN_NAMESPACE_BYTES, Options, WriteOptions,
 };
 pub use stats::Stats;
 pub use tree::Tree;
-pub use txn::Txn;
-pub use verify::VerifyReport;
-pub use write::Commit;
 
-/// The decoders of the next store, for the fuzzer: there is no such module in any other build.
+/// The decoders of the store, for the fuzzer: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub mod fuzzing {
     pub use super::btree::fuzzing::{build_inner, build_leaf, inner, leaf};

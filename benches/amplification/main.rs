@@ -1,5 +1,6 @@
-//! What the next store's write path does to write, read and space amplification: a simulation that
-//! counts bytes and does no I/O. `cargo bench --bench amplification` prints the tables of
+//! What the write path of the store's design does to write, read and space amplification: a
+//! simulation that counts bytes and does no I/O. Of its three ways to bring changes to the leaves
+//! the store has the first, whole leaves. `cargo bench --bench amplification` prints the tables of
 //! `docs/experiments/store-amplification.md`; `-- --quick` a tenth of each, to see that it runs;
 //! `-- TABLE...` some of them.
 

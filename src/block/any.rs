@@ -273,6 +273,10 @@ impl Namespace for AnyNamespace {
         each!(self, namespace => namespace.trim(offset, len).await)
     }
 
+    async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        each!(self, namespace => namespace.allocate(offset, len).await)
+    }
+
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
         each!(self, namespace => namespace.write_zeroes(offset, len).await)
     }

@@ -134,6 +134,7 @@ impl KernelDevice {
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             trim: true,
             zeros_after_trim: allocates.holes,
+            sparse: true,
             write_zeroes: allocates.zeros,
             direct,
             read_only,

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `chunks` | bytes of which most were never written |
 //! | `medium` | blocks with a volatile cache in front, and what a power cut leaves |
+//! | `file_system` | what is below it, and may be full |
 //! | `state` | what is in flight, faults, power |
 //! | `namespace` | a core's handle: turns, latency, statistics |
 //!
@@ -15,6 +16,7 @@
 
 mod chunks;
 mod fault;
+mod file_system;
 mod medium;
 mod namespace;
 mod options;
@@ -125,6 +127,17 @@ impl MemoryDevice {
     /// What a read of `len` bytes at `offset` would see now.
     pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
         self.with(|state| state.peek(offset, len))
+    }
+
+    /// Others have `bytes` of the file system below it
+    /// ([`MemoryOptions::file_system_bytes`]), or as many as the device leaves. How many they have.
+    pub fn others_have(&self, bytes: u64) -> u64 {
+        self.with(|state| state.file_system.as_mut().map_or(0, |below| below.others_have(bytes)))
+    }
+
+    /// What it takes of the file system below it, in bytes.
+    pub fn taken_bytes(&self) -> u64 {
+        self.with(|state| state.file_system.as_ref().map_or(0, |below| below.taken_bytes()))
     }
 
     /// How many commands were completed.

@@ -45,6 +45,10 @@ pub struct NamespaceInfo {
     pub trim: bool,
     /// Whether blocks read as zeros after [`Namespace::trim`], until they are written.
     pub zeros_after_trim: bool,
+    /// Whether blocks take room of something that others use as well, a file system, when they are
+    /// written first, and first after a trim: such a write may fail with
+    /// [`NoSpace`](crate::ErrorKind::NoSpace) unless [`Namespace::allocate`] was called before.
+    pub sparse: bool,
     /// Whether [`Namespace::write_zeroes`] is a command of the device; otherwise zeros are written.
     pub write_zeroes: bool,
     /// The longest [`Namespace::compare_and_write`], in bytes; 0 if the device has none.
@@ -74,6 +78,7 @@ impl NamespaceInfo {
             forced_unit_access: false,
             trim: false,
             zeros_after_trim: false,
+            sparse: false,
             write_zeroes: false,
             max_compare_and_write_bytes: 0,
             read_only: false,
@@ -242,6 +247,21 @@ pub trait Namespace: Clone + 'static {
     /// afterwards is undefined. Does nothing where [`NamespaceInfo::trim`] is false.
     fn trim(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>>;
 
+    /// Makes sure that writes to `len` bytes from `offset` find room, until these are trimmed; what
+    /// is there stays as it is. Does nothing where [`NamespaceInfo::sparse`] is false, nor on a
+    /// file system that cannot do it, or that writes each time to another place.
+    ///
+    /// # Errors
+    ///
+    /// [`NoSpace`](crate::ErrorKind::NoSpace) if there is not enough; some of the range may have
+    /// got what it takes.
+    fn allocate(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>> {
+        async move {
+            self.info().check_range("allocate", offset, len, self.size_bytes())?;
+            self.info().check_writable("allocate")
+        }
+    }
+
     /// Makes `len` bytes from `offset` read as zeros, as a write of zeros would.
     fn write_zeroes(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>> {
         async move {
@@ -271,7 +291,8 @@ pub trait Namespace: Clone + 'static {
         }
     }
 
-    /// Makes the namespace at least `size_bytes` long; new blocks read as zeros.
+    /// Makes the namespace at least `size_bytes` long; new blocks read as zeros, and are
+    /// [allocated](Namespace::allocate).
     ///
     /// # Errors
     ///
@@ -415,6 +436,10 @@ macro_rules! namespace_by_its_field {
 
             async fn trim(&self, offset: u64, len: u64) -> $crate::Result<()> {
                 self.$field.trim(offset, len).await
+            }
+
+            async fn allocate(&self, offset: u64, len: u64) -> $crate::Result<()> {
+                self.$field.allocate(offset, len).await
             }
 
             async fn write_zeroes(&self, offset: u64, len: u64) -> $crate::Result<()> {

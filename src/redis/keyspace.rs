@@ -33,7 +33,7 @@ pub(super) use self::stored::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES, UnixMs};
 use self::stored::{StoredHeader, is_long, key_rest, stored_key};
 use super::tracking::{NOBODY, Tracking};
 use crate::block::Namespace;
-use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
+use crate::store::{Commit, Db, Env, Reading, Tree, Txn, WriteOptions};
 use crate::{Error, ErrorKind, Result};
 
 /// How many databases there are.
@@ -211,26 +211,29 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             return self.read(database, key, now, read).await;
         }
         let keys: Vec<&[u8]> = keys.collect();
-        let mut expired = false;
-        let all = |update: &mut Update<'_, '_>| {
-            for index in 0..keys.len() {
-                let live = update.get(index);
+        let stored: Vec<_> = keys.iter().map(|key| stored_key(key)).collect();
+        let declared: Vec<_> = stored.iter().map(|key| (&self.trees[database], &**key)).collect();
+        let all = |reading: &Reading<'_>| {
+            let mut has_expired = false;
+            for (index, key) in keys.iter().enumerate() {
+                let entry = reading.get_at(index).map(KeyspaceEntry::decode);
+                let entry = entry.map(|entry| entry.ok_or_else(|| corrupt_value(key))).transpose()?;
+                let live = entry.filter(|entry| entry.is_live(now));
+                has_expired |= entry.is_some() && live.is_none();
                 self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
-                let absent = live.is_none();
                 read(live);
-                expired |= absent && update.is_expired(index);
             }
+            Ok::<_, Error>(has_expired)
         };
-        // It writes nothing, so there is nothing to wait for.
-        let ((), _) = self.update(database, &keys, now, NOBODY, all).await?;
-        if expired {
+        if self.db.read(&declared, all).await?? {
             self.try_delete_expired(database, &keys, now).await;
         }
         Ok(())
     }
 
-    /// Runs `change` once, atomically, on what `keys` hold at `now`, for the client with the id
-    /// `writer`, and tells those that track the keys that it changes.
+    /// Runs `change` atomically on what `keys` hold at `now`, for the client with the id `writer`,
+    /// and tells those that track the keys that it changes. It may run several times, and its last
+    /// run counts.
     ///
     /// # Errors
     ///
@@ -241,7 +244,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         keys: &[&[u8]],
         now: UnixMs,
         writer: u64,
-        change: impl FnOnce(&mut Update<'_, '_>) -> R,
+        mut change: impl FnMut(&mut Update<'_, '_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
         let long_keys: Vec<Cow<'_, [u8]>>;
@@ -376,19 +379,19 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let mut cursor = self.trees[database].range((from, Bound::Unbounded));
         let mut visited = 0usize;
         let mut long_key = Vec::new();
-        while let Some((position, stored)) = cursor.next().await? {
+        while let Some((position, stored)) = cursor.next_ref().await? {
             let (entry, key_rest) =
-                KeyspaceEntry::decode_with_key_rest(&stored).ok_or_else(|| corrupt_value(&position))?;
+                KeyspaceEntry::decode_with_key_rest(stored).ok_or_else(|| corrupt_value(position))?;
             let key = match key_rest {
-                None => &position,
+                None => position,
                 Some(rest) => {
                     long_key.clear();
-                    long_key.extend_from_slice(key_prefix(&position)?);
+                    long_key.extend_from_slice(key_prefix(position)?);
                     long_key.extend_from_slice(rest);
                     long_key.as_slice()
                 }
             };
-            if visit(Visited { position: &position, key, entry }).is_break() {
+            if visit(Visited { position, key, entry }).is_break() {
                 return Ok(true);
             }
             visited += 1;

@@ -18,30 +18,22 @@ mod tree;
 mod undone;
 
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use homes::{Home, Homes, Installed, MapFreeze};
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use image::{IMAGE_BYTES, VALUE_REFERENCE_BYTES, ValueReference};
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use map::{FRAME_PAGES, Lookup, Map, RESERVED_PAGES};
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use miss::{ColdPage, Miss};
 #[cfg(not(any(loom, shuttle)))]
 pub(super) use node::{Block, MAX_NODE_BYTES, NodeMemory};
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use nodes::{Core, CoreMemories, Eviction, LoadedPage, Nodes, NotInstalled};
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use smo::Target;
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use tree::audit::{Content, KeyView, PageView};
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use tree::{
     Captured, Change, CorePages, DurableHomes, Known, KnownSince, Numbers, Refusal, TreeRoot, Value,
 };

@@ -4,7 +4,6 @@
 //! - `account`: how many bytes each part of the store uses, all of them together within one limit.
 //! - `memory`: nodes are blocks of the arena that the account counts.
 //! - `hand`: which pages go when there is too little room.
-#![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 mod account;
 mod arena;
@@ -14,10 +13,7 @@ pub(super) mod hand;
 #[cfg(not(any(loom, shuttle)))]
 pub(super) mod memory;
 
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use account::{Account, Part, Portion, Room};
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use arena::{Block, MAX_ALLOCATION_BYTES, Magazines, NodeArena, POISON};
 #[cfg(not(any(loom, shuttle)))]
-#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use memory::{CacheMemory, CacheMemoryOfCore};

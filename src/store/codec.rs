@@ -68,11 +68,6 @@ pub(super) fn u16_at(bytes: &[u8], offset: usize) -> u16 {
     u16::from_le_bytes([bytes[offset], bytes[offset + 1]])
 }
 
-/// Overwrites the `u16` at `offset`, which the caller knows to be inside.
-pub(super) fn put_u16_at(bytes: &mut [u8], offset: usize, value: u16) {
-    bytes[offset..offset + 2].copy_from_slice(&value.to_le_bytes());
-}
-
 /// `a.cmp(b)`, for keys: what decides is mostly among the first bytes, and a call of `memcmp` costs
 /// more than comparing those.
 #[inline]

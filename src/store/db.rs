@@ -1,48 +1,68 @@
 //! The store's front door: opening, trees, transactions, durability, closing.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
+use super::commit::Commit;
+use super::engine::core_store::CoreStore;
+use super::engine::dying::lost_name;
+use super::engine::open::open;
+use super::engine::registry::absent_key;
+use super::engine::transaction::{Key, Reading, Transaction};
+use super::engine::verify::Report as VerifyReport;
 use super::env::{Env, RtEnv};
-use super::options::{Options, WriteOptions};
-use super::shared::StoreShared;
+use super::options::{Durability, MAX_TREE_NAME_BYTES, Options, WriteOptions};
 use super::stats::Stats;
-use super::tree::Tree;
-use super::txn::Txn;
-use super::verify::{self, VerifyReport};
-use super::write::Commit;
-use super::{checkpoint, commit, recover};
+use super::tree::{Named, Tree};
 use crate::block::{AnyNamespace, Namespace};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// A store on a [`Namespace`], in an environment that gives it tasks and time.
 ///
-/// A handle is cheap to clone and belongs to one core. When the last one is dropped, what was
-/// written so far is made durable in the background; [`Db::close`] waits for that and saves the
-/// next opening the replay of the log.
-pub struct Db<E = RtEnv, N = AnyNamespace> {
-    shared: Rc<StoreShared<E, N>>,
-    /// Ends the background tasks when the last handle goes.
-    guard: Rc<CloseGuard>,
+/// A handle is cheap to clone and belongs to one core. When the last one is dropped the store is
+/// closed in the background; [`Db::close`] waits for that.
+pub struct Db<E: Env = RtEnv, N: Namespace = AnyNamespace> {
+    opened: Rc<Opened<E, N>>,
 }
 
-impl<E, N> Clone for Db<E, N> {
+impl<E: Env, N: Namespace> Clone for Db<E, N> {
     fn clone(&self) -> Self {
-        Self { shared: Rc::clone(&self.shared), guard: Rc::clone(&self.guard) }
+        Self { opened: Rc::clone(&self.opened) }
     }
 }
 
-impl<E, N> std::fmt::Debug for Db<E, N> {
+impl<E: Env, N: Namespace> std::fmt::Debug for Db<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Db").finish_non_exhaustive()
+        f.debug_struct("Db").field("name", &self.store().name()).finish_non_exhaustive()
     }
 }
 
-/// Runs once, when the last handle is dropped.
-struct CloseGuard(Box<dyn Fn()>);
+/// Whether a write was refused because there is no room for it, in the store or in its log.
+fn is_want_of_room(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::LimitReached)
+        && error.outcome() == Outcome::NotStarted
+}
 
-impl Drop for CloseGuard {
+/// What the handles of a store share.
+struct Opened<E: Env, N: Namespace> {
+    store: Rc<CoreStore<E, N>>,
+    durability: Durability,
+    /// The trees for which there are handles, or were.
+    trees: RefCell<HashMap<Box<str>, Rc<Named>>>,
+}
+
+impl<E: Env, N: Namespace> Drop for Opened<E, N> {
+    /// Closes the store behind the last handle.
     fn drop(&mut self) {
-        (self.0)();
+        if self.store.is_open() {
+            let store = Rc::clone(&self.store);
+            self.store.env().spawn("store close", async move {
+                if let Err(error) = store.close().await {
+                    tracing::error!("store {} was not closed as it should be: {error}", store.name());
+                }
+            });
+        }
     }
 }
 
@@ -97,69 +117,93 @@ impl<E: Env, N: Namespace> Db<E, N> {
     /// - [`InvalidInput`](ErrorKind::InvalidInput): the namespace is too small.
     /// - [`ForeignData`](ErrorKind::ForeignData): it holds something else. Nothing was changed; see
     ///   [`Options::format`].
-    /// - [`UnsupportedFormat`](ErrorKind::UnsupportedFormat): a newer version wrote it.
-    /// - [`Corrupt`](ErrorKind::Corrupt): superblocks, catalog, map or a durable part of the log
-    ///   are damaged; the message says where. Nothing was changed.
+    /// - [`UnsupportedFormat`](ErrorKind::UnsupportedFormat): another version wrote it.
+    /// - [`Corrupt`](ErrorKind::Corrupt): superblocks, segment table, map or a durable part of the
+    ///   log are damaged; the message says where. Nothing was changed.
     /// - Otherwise the device's own code.
     pub async fn open_on(env: E, namespace: N, options: Options) -> Result<Self> {
-        let shared = Rc::new(recover::open(env, namespace, options).await?);
-        shared.tasks.set(3);
-        {
-            let mut state = shared.state.borrow_mut();
-            let min_size_bytes = shared.disk.namespace.info().min_size_bytes;
-            state.min_units = min_size_bytes.div_ceil(u64::from(shared.disk.unit));
-            state.checkpoint.requested = state.ledger.has_released() || state.should_shrink();
-        }
-        shared.env.spawn("store log", commit::run(Rc::clone(&shared)));
-        shared.env.spawn("store checkpoint", checkpoint::run(Rc::clone(&shared)));
-        shared.env.spawn("store values", commit::run_values(Rc::clone(&shared)));
-        let last = Rc::clone(&shared);
-        let guard = CloseGuard(Box::new(move || abandon(&last)));
-        Ok(Self { shared, guard: Rc::new(guard) })
+        let store = open(env, namespace, &options).await?;
+        let opened = Opened { store, durability: options.durability, trees: RefCell::default() };
+        Ok(Self { opened: Rc::new(opened) })
     }
 
-    pub(super) fn shared(&self) -> &StoreShared<E, N> {
-        &self.shared
+    pub(super) fn store(&self) -> &Rc<CoreStore<E, N>> {
+        &self.opened.store
+    }
+
+    pub(super) fn durability(&self, options: WriteOptions) -> Durability {
+        options.durability.unwrap_or(self.opened.durability)
+    }
+
+    /// What is to be waited for after a write with this number; None if nothing was written.
+    pub(super) fn commit_of(&self, number: Option<u64>, durability: Durability) -> Commit {
+        number.map_or_else(Commit::default, |lsn| Commit { lsn, wait: durability == Durability::Sync })
     }
 
     /// The tree called `name` (at most 255 bytes). It comes into being with the first write to it.
     ///
     /// # Errors
     ///
-    /// The name is too long, or there are 1024 trees already.
+    /// [`InvalidInput`](ErrorKind::InvalidInput): the name is too long.
     pub fn tree(&self, name: &str) -> Result<Tree<E, N>> {
-        let mut state = self.shared.state.borrow_mut();
-        let id = match state.by_name.get(name) {
-            Some(&id) => id,
-            None => state.add_tree(name)?,
+        if name.len() > MAX_TREE_NAME_BYTES {
+            return Err(Error::new(ErrorKind::InvalidInput, "open tree")
+                .because(format!(
+                    "its name has {} bytes, at most {MAX_TREE_NAME_BYTES} are allowed",
+                    name.len()
+                ))
+                .outcome_is(Outcome::NotStarted));
+        }
+        let mut trees = self.opened.trees.borrow_mut();
+        let named = match trees.get(name) {
+            Some(named) => Rc::clone(named),
+            None => {
+                let named = Rc::new(Named::new(name));
+                trees.insert(name.into(), Rc::clone(&named));
+                named
+            }
         };
-        drop(state);
-        Ok(Tree::new(self.clone(), id))
+        drop(trees);
+        Ok(Tree::new(self.clone(), named))
     }
 
-    /// The names of the trees that were written to, in no particular order.
+    /// The names of the trees that were written to, in the order in which they came to be.
     pub fn tree_names(&self) -> Vec<String> {
-        let state = self.shared.state.borrow();
-        state.trees.iter().flatten().filter(|tree| tree.created).map(|tree| tree.name.clone()).collect()
+        self.store().trees().into_iter().map(|tree| tree.name.into()).collect()
+    }
+
+    /// Removes the tree called `name` with all that it has; returns whether there was one. Handles
+    /// of it stay: the first write makes it again.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::clear`].
+    pub async fn remove_tree(&self, name: &str, options: WriteOptions) -> Result<bool> {
+        let durability = self.durability(options);
+        let number = self.store().remove_tree(name, durability).await?;
+        self.wait(self.commit_of(number, durability)).await?;
+        Ok(number.is_some())
     }
 
     /// Runs `run` over the declared `keys` as one transaction, and waits for its durability.
     ///
-    /// The keys' pages and values are loaded first; then `run` runs once, without interruption, and
-    /// what it wrote is applied and logged as one record: all of it survives a crash, or nothing.
-    /// If it wrote nothing, the log is not touched. `run` must not write to the store by other
-    /// means.
+    /// The keys' pages and values are loaded first; then `run` runs without interruption, and what
+    /// it wrote is applied and logged: all of it survives a crash, or nothing. If it wrote nothing,
+    /// the log is not touched. It may run several times, when the keys have changed before its
+    /// writes were applied: the last run counts. `run` must not write to the store by other means.
+    ///
+    /// Trees that are declared and do not exist are made.
     ///
     /// # Errors
     ///
-    /// As for [`Tree::put`]; and [`LimitReached`](ErrorKind::LimitReached) if the keys and values
-    /// of up to 2 KiB exceed [`MAX_TRANSACTION_BYTES`](super::MAX_TRANSACTION_BYTES). If it is
-    /// refused, nothing was applied, unless the options let it be divided.
+    /// As for [`Tree::put`]; and [`LimitReached`](ErrorKind::LimitReached) if what is written is
+    /// longer than a quarter of the log may be. If it is refused, nothing was applied, unless the
+    /// options let it be divided.
     pub async fn transact<R>(
         &self,
         keys: &[(&Tree<E, N>, &[u8])],
         options: WriteOptions,
-        run: impl FnOnce(&mut Txn<'_>) -> R,
+        run: impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<R> {
         let (result, commit) = self.apply(keys, options, run).await?;
         self.wait(commit).await?;
@@ -177,13 +221,75 @@ impl<E: Env, N: Namespace> Db<E, N> {
         &self,
         keys: &[(&Tree<E, N>, &[u8])],
         options: WriteOptions,
-        run: impl FnOnce(&mut Txn<'_>) -> R,
+        mut run: impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<(R, Commit)> {
-        if let [(tree, key)] = keys {
-            return self.shared.transact(&[(tree.parts().1, key)], options, run).await;
+        let durability = self.durability(options);
+        loop {
+            // One key, which is the most frequent number, takes no memory of its own.
+            let (one, many);
+            let declared: &[Key<'_>] = match keys {
+                [(tree, key)] => {
+                    one = [(tree.root_to_write().await?, *key)];
+                    &one
+                }
+                _ => {
+                    let mut all = Vec::with_capacity(keys.len());
+                    for (tree, key) in keys {
+                        all.push((tree.root_to_write().await?, *key));
+                    }
+                    many = all;
+                    &many
+                }
+            };
+            let done = self.store().transact(declared, durability, &mut run).await;
+            match done {
+                Ok((result, number)) => return Ok((result, self.commit_of(number, durability))),
+                // A tree was cleared meanwhile: its name leads to another one now.
+                Err(error) if lost_name(&error).is_some() => {}
+                Err(error) if options.divisible && is_want_of_room(&error) => {
+                    match self.store().transact_in_parts(declared, durability, &mut run).await {
+                        Ok(Some((result, number))) => {
+                            return Ok((result, self.commit_of(number, durability)));
+                        }
+                        Ok(None) => return Err(error),
+                        Err(error) if lost_name(&error).is_some() => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let keys: Vec<_> = keys.iter().map(|(tree, key)| (tree.parts().1, *key)).collect();
-        self.shared.transact(&keys, options, run).await
+    }
+
+    /// What `run` makes of the declared `keys`, all as of one moment. Nothing is written, and
+    /// nothing that writers wait for is waited for: it works on a store that is full, closed or has
+    /// failed.
+    /// `run` must not call the store.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::get`].
+    pub async fn read<R>(
+        &self,
+        keys: &[(&Tree<E, N>, &[u8])],
+        run: impl FnOnce(&Reading<'_>) -> R,
+    ) -> Result<R> {
+        let mut run = Some(run);
+        loop {
+            let mut declared: Vec<Key<'_>> = Vec::with_capacity(keys.len());
+            for (tree, key) in keys {
+                declared.push(match tree.root() {
+                    Some(root) => (root, *key),
+                    None => absent_key(),
+                });
+            }
+            let read = self.store().read(&declared, |reading| run.take().map(|run| run(reading))).await;
+            match read {
+                Ok(result) => return Ok(result.expect("it runs once")),
+                Err(error) if lost_name(&error).is_some() && run.is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Waits until a write is as durable as it asked for.
@@ -193,7 +299,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
     /// The error of the device, with outcome [`Unknown`](Outcome::Unknown): the write was applied,
     /// and may be found again after the store is reopened.
     pub async fn wait(&self, commit: Commit) -> Result<()> {
-        self.shared.wait(commit).await
+        if commit.wait { self.store().wait(commit.lsn).await } else { Ok(()) }
     }
 
     /// Makes everything written so far durable, and waits for it.
@@ -202,18 +308,20 @@ impl<E: Env, N: Namespace> Db<E, N> {
     ///
     /// As for [`Db::wait`].
     pub async fn flush(&self) -> Result<()> {
-        let lsn = self.shared.state.borrow().log.last_lsn();
-        self.shared.make_durable(lsn).await
+        match self.last_lsn() {
+            0 => Ok(()),
+            last => self.store().wait(last).await,
+        }
     }
 
     /// The log sequence number of the newest write.
     pub fn last_lsn(&self) -> u64 {
-        self.shared.state.borrow().log.last_lsn()
+        self.store().next_number() - 1
     }
 
     /// The log sequence number up to which everything is durable.
     pub fn durable_lsn(&self) -> u64 {
-        self.shared.state.borrow().log.durable_lsn
+        self.store().durable_number() - 1
     }
 
     /// Writes every changed page, so that the log before this call is not needed any more.
@@ -222,7 +330,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
     ///
     /// As for [`Db::wait`].
     pub async fn checkpoint(&self) -> Result<()> {
-        self.shared.wait_checkpoint().await
+        self.store().checkpoint().await
     }
 
     /// Refuses further writes, takes a last checkpoint, and ends the background tasks. Reads still
@@ -232,78 +340,46 @@ impl<E: Env, N: Namespace> Db<E, N> {
     ///
     /// As for [`Db::wait`]; the store is closed in any case.
     pub async fn close(&self) -> Result<()> {
-        let shared = &self.shared;
-        if shared.state.borrow().closed {
-            return Ok(());
-        }
-        shared.state.borrow_mut().closing = true;
-        let result = shared.wait_checkpoint().await;
-        shared.state.borrow_mut().closed = true;
-        shared.wake_all();
-        while shared.tasks.get() > 0 {
-            shared.progress.notified().await;
-        }
-        result
+        self.store().close().await
     }
 
-    /// Reads and checks everything that the store refers to; reports what is damaged and whether
-    /// units are lost. Writes go on meanwhile, checkpoints wait.
+    /// Reads and checks everything that the store refers to; reports what is damaged, with the keys
+    /// that it costs, and whether pages are lost. Reads and writes go on meanwhile.
     ///
     /// # Errors
     ///
     /// Only what keeps the check from being done; damage is in the report.
     pub async fn verify(&self) -> Result<VerifyReport> {
-        verify::run(&self.shared).await
+        self.verify_with(|_| ()).await
+    }
+
+    /// Like [`Db::verify`]; tells `progress` now and then what was found so far.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Db::verify`].
+    pub async fn verify_with(&self, progress: impl FnMut(&VerifyReport)) -> Result<VerifyReport> {
+        self.store().verify(progress).await
     }
 
     /// Sizes and counters.
     pub fn stats(&self) -> Stats {
-        Stats::of(&self.shared.state.borrow())
+        self.store().stats()
     }
 
-    /// Fails if the store takes no more writes because an I/O failed.
+    /// Fails if the store takes no more writes, because it was closed or because an I/O failed.
     ///
     /// # Errors
     ///
-    /// That I/O's error.
+    /// [`Closed`](ErrorKind::Closed), or that I/O's error.
     pub fn health(&self) -> Result<()> {
-        if self.shared.state.borrow().closing {
-            return Err(Error::new(ErrorKind::Closed, "store")
-                .because("the store was closed")
-                .outcome_is(Outcome::NotStarted));
-        }
-        self.shared.check_failed("store", Outcome::NotStarted)
+        self.store().check_health()
     }
 
     /// Waits until the store takes no more writes because an I/O failed, and returns that I/O's
     /// error. A server that cannot write is better ended, and started again when the device works.
     /// A read that fails, or finds damage, is no such failure; nor is a namespace that is full.
     pub async fn failed(&self) -> Error {
-        loop {
-            if let Err(error) = self.shared.check_failed("store", Outcome::NotStarted) {
-                return error;
-            }
-            self.shared.failure.notified().await;
-        }
+        self.store().failed().await
     }
-}
-
-/// The last handle is gone: what is buffered is committed by the background task, then everything
-/// ends.
-fn abandon<E: Env, N: Namespace>(shared: &Rc<StoreShared<E, N>>) {
-    let mut state = shared.state.borrow_mut();
-    if state.closed {
-        return;
-    }
-    state.closing = true;
-    let lsn = state.log.last_lsn();
-    drop(state);
-    let last = Rc::clone(shared);
-    shared.env.spawn("store close", async move {
-        if let Err(error) = last.make_durable(lsn).await {
-            tracing::error!("the last writes to store {} were lost: {error}", last.disk.name());
-        }
-        last.state.borrow_mut().closed = true;
-        last.wake_all();
-    });
 }

@@ -21,7 +21,6 @@
 //!
 //! A tree without a keeper has a [`Sink::Nobody`], which drops events. Whoever removes a page
 //! releases its id at once then; where there is a keeper, that does it.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -6,21 +6,14 @@ use std::time::Duration;
 pub const MAX_KEY_BYTES: usize = 4096;
 /// The longest value, in bytes.
 pub const MAX_VALUE_BYTES: usize = 512 << 20;
-/// The most that one transaction writes in keys and values of at most 2 KiB, in bytes.
-pub const MAX_TRANSACTION_BYTES: usize = 1 << 30;
 /// The longest name of a tree, in bytes.
 pub const MAX_TREE_NAME_BYTES: usize = 255;
 /// The most trees in a store.
 pub const MAX_TREES: usize = 1024;
 /// The smallest namespace that holds a store, in bytes.
 pub const MIN_NAMESPACE_BYTES: u64 = 8 << 20;
-/// The smallest log ring, in bytes.
-pub const MIN_LOG_BYTES: u64 = 512 << 10;
-
-/// Values up to this size lie in the leaf.
-pub(super) const MAX_INLINE_BYTES: usize = 2048;
-/// Values up to this size are carried by the log; larger ones go to their place first.
-pub(super) const MAX_LOGGED_VALUE_BYTES: usize = 128 << 10;
+/// The least memory that the pages of a store take, in bytes.
+pub const MIN_CACHE_BYTES: usize = 1 << 20;
 
 /// When a write is acknowledged, and so what a crash can take away. Whatever it takes, the state is
 /// a prefix of the history of writes.
@@ -87,8 +80,6 @@ pub struct Options {
     pub(super) log_bytes: u64,
     pub(super) cache_bytes: usize,
     pub(super) identity: Option<[u8; 16]>,
-    /// The promise that the store is to break.
-    pub(super) defect: Option<StoreDefect>,
 }
 
 impl Options {
@@ -105,20 +96,24 @@ impl Options {
         Self { durability, ..self }
     }
 
-    /// Sets the length of the log ring of a new store, in bytes; 64 MiB by default. It is at least
-    /// [`MIN_LOG_BYTES`] and at most a quarter of the namespace's (maximal) size, rounded down to
-    /// whole 64 KiB. It bounds the time that recovery takes and a transaction's size.
+    /// Sets how long the log may become, in bytes; 64 MiB by default. It is at most a 32nd of the
+    /// store, or three segments of it where that is more; for a large transaction it may be longer
+    /// for a while. When it is half as long as it may be, a checkpoint lets what is not needed any
+    /// more go. It bounds the time that recovery takes, and the size of a transaction, which is a
+    /// quarter of it at most.
     #[must_use]
     pub fn log_bytes(self, log_bytes: u64) -> Self {
         Self { log_bytes, ..self }
     }
 
-    /// Sets how many bytes of leaves and values are kept in memory; 256 MiB by default. Changed
-    /// pages stay until a checkpoint has written them, even beyond this. Inner pages are always
-    /// kept.
+    /// Sets how many bytes of memory pages take, changed ones included; 256 MiB by default, and at
+    /// least [`MIN_CACHE_BYTES`]. Leaves, inner pages and pieces of long values are pages. Beside
+    /// them are the log's buffer (a 32nd of this, 64 KiB to 1 MiB), 16 bytes for each page on the
+    /// namespace near which one was used, 32 for each page in memory, and, for a while after a
+    /// crash, what the log had.
     #[must_use]
     pub fn cache_bytes(self, cache_bytes: usize) -> Self {
-        Self { cache_bytes, ..self }
+        Self { cache_bytes: cache_bytes.max(MIN_CACHE_BYTES), ..self }
     }
 
     /// Sets the identity of a new store, which keeps what an earlier store left on the namespace
@@ -126,13 +121,6 @@ impl Options {
     #[must_use]
     pub fn identity(self, identity: [u8; 16]) -> Self {
         Self { identity: Some(identity), ..self }
-    }
-
-    /// Breaks a promise, to prove that a test would notice it.
-    #[cfg(test)]
-    #[must_use]
-    pub(super) fn defect(self, defect: Option<StoreDefect>) -> Self {
-        Self { defect, ..self }
     }
 }
 
@@ -144,21 +132,6 @@ impl Default for Options {
             log_bytes: 64 << 20,
             cache_bytes: 256 << 20,
             identity: None,
-            defect: None,
         }
     }
-}
-
-/// A promise that a store breaks on purpose, so that the tests of crashes prove that they would
-/// notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StoreDefect {
-    /// Flushes are not sent to the namespace.
-    SkipFlush,
-    /// Writes are acknowledged as durable when their batch is about to be written.
-    AckBeforeWrite,
-    /// Units are reused before the checkpoint that frees them is durable.
-    FreeEarly,
-    /// Recovery takes batches after a hole in the log.
-    IgnoreChain,
 }

@@ -24,7 +24,6 @@
 //! `Segments::write` say which pages to write, and where they refer to. (3) A flush. (4) The
 //! `superblock::Update`. (5) `Segments::superblock_durable`: what was empty at (1) may be trimmed,
 //! and only what was trimmed may be written again.
-#![cfg_attr(not(test), allow(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod bundle;
 mod clean;

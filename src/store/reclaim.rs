@@ -70,7 +70,6 @@
 //! - It counts no bytes, which evicters have to look at, and a closure cannot ask to be run again.
 //! - It is checked with loom under a configuration of its own, so models of the tree would go on
 //!   without it.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod epoch;
 #[cfg(all(test, loom))]

@@ -1,45 +1,69 @@
 //! Named trees: the store's ordered maps from byte strings to byte strings.
 
+use std::cell::Cell;
 use std::ops::RangeBounds;
 use std::rc::Rc;
 
+use super::btree::TreeRoot;
+use super::commit::Commit;
 use super::cursor::Cursor;
 use super::db::Db;
+use super::engine::dying::lost_name;
+use super::engine::update::Decision;
 use super::env::{Env, RtEnv};
-use super::options::WriteOptions;
-use super::page::LeafValue;
-use super::shared::StoreShared;
-use super::state::Lookup;
-use super::tree_state::Seek;
-use super::write::Commit;
+use super::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES, WriteOptions};
 use crate::block::{AnyNamespace, Namespace};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Outcome, Result};
 
-/// A named tree of a [`Db`]. Cheap to clone; belongs to the core of its store.
-pub struct Tree<E = RtEnv, N = AnyNamespace> {
-    db: Db<E, N>,
-    pub(super) id: u32,
+/// A name of a tree, and the tree that had it when it was last looked up.
+pub(super) struct Named {
+    name: Box<str>,
+    root: Cell<Option<TreeRoot>>,
 }
 
-impl<E, N> Clone for Tree<E, N> {
-    fn clone(&self) -> Self {
-        Self { db: self.db.clone(), id: self.id }
+impl Named {
+    pub(super) fn new(name: &str) -> Self {
+        Self { name: name.into(), root: Cell::new(None) }
     }
 }
 
-impl<E, N> std::fmt::Debug for Tree<E, N> {
+/// A named tree of a [`Db`]. Cheap to clone; belongs to the core of its store.
+pub struct Tree<E: Env = RtEnv, N: Namespace = AnyNamespace> {
+    db: Db<E, N>,
+    named: Rc<Named>,
+}
+
+impl<E: Env, N: Namespace> Clone for Tree<E, N> {
+    fn clone(&self) -> Self {
+        Self { db: self.db.clone(), named: Rc::clone(&self.named) }
+    }
+}
+
+impl<E: Env, N: Namespace> std::fmt::Debug for Tree<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tree").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Tree").field("name", &self.named.name).finish_non_exhaustive()
+    }
+}
+
+/// Checks the stated limits.
+fn check_limits(key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    let refuse = |what: &str, len: usize, max: usize| {
+        Err(Error::new(ErrorKind::InvalidInput, "write to store")
+            .because(format!("the {what} has {len} bytes, at most {max} are allowed"))
+            .outcome_is(Outcome::NotStarted))
+    };
+    if key.len() > MAX_KEY_BYTES {
+        return refuse("key", key.len(), MAX_KEY_BYTES);
+    }
+    match value {
+        Some(value) if value.len() > MAX_VALUE_BYTES => refuse("value", value.len(), MAX_VALUE_BYTES),
+        _ => Ok(()),
     }
 }
 
 impl<E: Env, N: Namespace> Tree<E, N> {
-    pub(super) fn new(db: Db<E, N>, id: u32) -> Self {
-        Self { db, id }
-    }
-
-    pub(super) fn parts(&self) -> (&StoreShared<E, N>, u32) {
-        (self.db.shared(), self.id)
+    pub(super) fn new(db: Db<E, N>, named: Rc<Named>) -> Self {
+        Self { db, named }
     }
 
     /// The store that the tree belongs to.
@@ -47,9 +71,50 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         &self.db
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.named.name
+    }
+
+    /// The tree that has the name now; None if there is none.
+    pub(super) fn root(&self) -> Option<TreeRoot> {
+        let store = self.db.store();
+        match self.named.root.get() {
+            Some(root) if !store.has_lost_name(root) => Some(root),
+            _ => {
+                let root = store.find_tree(&self.named.name).map(|tree| tree.root);
+                self.named.root.set(root);
+                root
+            }
+        }
+    }
+
+    /// The same, and if there is none it is made. The write that it is made for makes it durable.
+    pub(super) async fn root_to_write(&self) -> Result<TreeRoot> {
+        if let Some(root) = self.root() {
+            return Ok(root);
+        }
+        let made = self.db.store().open_tree(&self.named.name, 0, Durability::None);
+        // Boxed, as what is rare.
+        let (tree, _) = Box::pin(made).await?;
+        self.named.root.set(Some(tree.root));
+        Ok(tree.root)
+    }
+
+    /// Runs a write on the tree that has the name, again if the name went to another one meanwhile.
+    async fn write<R>(&self, mut write: impl AsyncFnMut(TreeRoot) -> Result<R>) -> Result<R> {
+        loop {
+            let root = self.root_to_write().await?;
+            match write(root).await {
+                Err(error) if lost_name(&error).is_some() => {}
+                written => return written,
+            }
+        }
+    }
+
     /// How many keys it holds.
     pub fn len(&self) -> u64 {
-        self.db.shared().state.borrow().tree(self.id).len
+        self.root().map_or(0, |root| self.db.store().len(root.tree))
     }
 
     /// Whether it holds no key.
@@ -73,29 +138,9 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     ///
     /// As for [`Tree::get`].
     pub async fn get_with<R>(&self, key: &[u8], read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>> {
-        let shared = self.db.shared();
-        let mut failed = None;
-        loop {
-            let found = shared.state.borrow().lookup(self.id, key);
-            let blob = match found {
-                Lookup::Absent => return Ok(None),
-                Lookup::Missing(missing) => {
-                    shared.load(self.id, Seek::Key(key), missing).await?;
-                    continue;
-                }
-                Lookup::Found(page, index) => match page.as_leaf().map(|leaf| leaf.value(index)) {
-                    Some(LeafValue::Overflow(blob)) => Rc::clone(blob),
-                    Some(LeafValue::Inline(bytes)) => return Ok(Some(read(bytes))),
-                    None => unreachable!("a lookup ends at a leaf"),
-                },
-            };
-            match shared.blob(&blob).await {
-                Ok(bytes) => return Ok(Some(read(&bytes))),
-                // The value may have been replaced, and its units reused, while it was read: only
-                // the second time counts.
-                Err(error) if failed.replace(blob.id) == Some(blob.id) => return Err(error),
-                Err(_) => {}
-            }
+        match self.root() {
+            Some(root) => self.db.store().get(root, key, read).await,
+            None => Ok(None),
         }
     }
 
@@ -105,8 +150,10 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     ///
     /// As for [`Tree::get`].
     pub async fn contains(&self, key: &[u8]) -> Result<bool> {
-        let page = self.db.shared().leaf(self.id, Seek::Key(key)).await?;
-        Ok(page.is_some_and(|page| page.as_leaf().is_some_and(|leaf| leaf.search(key).is_ok())))
+        match self.root() {
+            Some(root) => self.db.store().contains(root, key).await,
+            None => Ok(false),
+        }
     }
 
     /// Inserts or replaces, with the store's durability.
@@ -139,7 +186,55 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     ///
     /// As for [`Tree::put`].
     pub async fn apply_put(&self, key: &[u8], value: &[u8], options: WriteOptions) -> Result<Commit> {
-        self.db.shared().put(self.id, key, value, options).await
+        check_limits(key, Some(value))?;
+        let durability = self.db.durability(options);
+        let number = self.write(async |root| self.db.store().put(root, key, value, durability).await).await?;
+        Ok(self.db.commit_of(Some(number), durability))
+    }
+
+    /// Puts `key` only if it is not there; returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::put`].
+    pub async fn insert_if_absent(&self, key: &[u8], value: &[u8], options: WriteOptions) -> Result<bool> {
+        self.compare_and_swap(key, None, Some(value), options).await
+    }
+
+    /// Makes `new` of `key` only if its value is `expected`; returns whether it was. `None` stands
+    /// for a key that is not there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::put`].
+    pub async fn compare_and_swap(
+        &self,
+        key: &[u8],
+        expected: Option<&[u8]>,
+        new: Option<&[u8]>,
+        options: WriteOptions,
+    ) -> Result<bool> {
+        check_limits(key, new)?;
+        let durability = self.db.durability(options);
+        let (mut was_expected, mut number) = (false, None);
+        self.write(async |root| {
+            let decide = |found: Option<&[u8]>, value: &mut Vec<u8>| {
+                was_expected = found == expected;
+                match new {
+                    _ if !was_expected || found == new => Decision::Keep,
+                    Some(new) => {
+                        value.extend_from_slice(new);
+                        Decision::Put
+                    }
+                    None => Decision::Delete,
+                }
+            };
+            number = self.db.store().update(root, key, durability, decide).await?;
+            Ok(())
+        })
+        .await?;
+        self.db.wait(self.db.commit_of(number, durability)).await?;
+        Ok(was_expected)
     }
 
     /// Deletes `key`, with the store's durability; returns whether it was there.
@@ -168,14 +263,22 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     ///
     /// As for [`Tree::delete`].
     pub async fn apply_delete(&self, key: &[u8], options: WriteOptions) -> Result<(bool, Commit)> {
-        self.db.shared().delete(self.id, key, options).await
+        check_limits(key, None)?;
+        if self.root().is_none() {
+            self.db.store().check_health()?;
+            return Ok((false, Commit::default()));
+        }
+        let durability = self.db.durability(options);
+        let number = self.write(async |root| self.db.store().delete(root, key, durability).await).await?;
+        Ok((number.is_some(), self.db.commit_of(number, durability)))
     }
 
-    /// Deletes every key at once, in constant time; the space comes back with the next checkpoint.
+    /// Deletes every key at once, in a time that does not depend on their number. The space comes
+    /// back bit by bit in the background.
     ///
     /// # Errors
     ///
-    /// As for [`Tree::put`].
+    /// As for [`Tree::put`]. It also works on a full namespace.
     pub async fn clear(&self, options: WriteOptions) -> Result<()> {
         let commit = self.apply_clear(options).await?;
         self.db.wait(commit).await
@@ -185,9 +288,11 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     ///
     /// # Errors
     ///
-    /// As for [`Tree::put`].
+    /// As for [`Tree::clear`].
     pub async fn apply_clear(&self, options: WriteOptions) -> Result<Commit> {
-        self.db.shared().clear(self.id, options).await
+        let durability = self.db.durability(options);
+        let cleared = self.db.store().clear_tree(&self.named.name, durability).await?;
+        Ok(self.db.commit_of(cleared.map(|(_, number)| number), durability))
     }
 
     /// A cursor over the keys in `range`, ascending.
@@ -200,10 +305,10 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         self.cursor(&range, true)
     }
 
-    fn cursor<'a>(&self, range: &impl RangeBounds<&'a [u8]>, descending: bool) -> Cursor<E, N> {
+    fn cursor<'a>(&self, range: &impl RangeBounds<&'a [u8]>, is_descending: bool) -> Cursor<E, N> {
         let lower = range.start_bound().map(|key| key.to_vec());
         let upper = range.end_bound().map(|key| key.to_vec());
-        Cursor::new(self.clone(), lower, upper, descending)
+        Cursor::new(self, (lower, upper), is_descending)
     }
 
     /// A key chosen by `random` (uniform 64-bit numbers), roughly evenly; `None` if the tree is
@@ -212,23 +317,10 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     /// # Errors
     ///
     /// As for [`Tree::get`].
-    pub async fn random(&self, mut random: impl FnMut() -> u64) -> Result<Option<Vec<u8>>> {
-        let shared = self.db.shared();
-        loop {
-            let seek = shared.state.borrow().tree(self.id).random_seek(&mut random);
-            let key = match seek {
-                Ok(key) => key,
-                Err(missing) => {
-                    shared.load(self.id, Seek::Key(&[]), missing).await?;
-                    continue;
-                }
-            };
-            let Some(page) = shared.leaf(self.id, Seek::Key(&key)).await? else { return Ok(None) };
-            let leaf = page.as_leaf().expect("a descent ends at a leaf");
-            if leaf.count() > 0 {
-                let index = super::codec::to_usize(random() % leaf.count() as u64);
-                return Ok(Some(leaf.key(index).to_vec()));
-            }
+    pub async fn random(&self, random: impl FnMut() -> u64) -> Result<Option<Vec<u8>>> {
+        match self.root() {
+            Some(root) => self.db.store().random_key(root, random).await,
+            None => Ok(None),
         }
     }
 }

@@ -17,7 +17,6 @@
 //! | [`replay`] | reads the chain again, up to its torn end |
 //!
 //! Nothing in here does I/O, sleeps or reads a clock.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod batch;
 mod buffer;

@@ -8,7 +8,6 @@
 //! A constructor from parts refuses what does not fit its field. A constructor from bits, for words
 //! that come out of memory that others write or from the namespace, refuses what no constructor
 //! from parts makes. So an accessor cannot fail.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 #[cfg(test)]
 mod tests;

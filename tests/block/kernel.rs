@@ -230,6 +230,29 @@ fn zeros_are_written_by_the_file_system() {
 }
 
 #[test]
+fn a_file_has_the_blocks_that_were_allocated() {
+    let directory = Directory::new("allocated");
+    for reactor in REACTORS {
+        run_on(reactor, async {
+            let path = directory.file("data");
+            let namespace = KernelNamespace::open_file(&path, Some(4 << 20)).await.expect("open");
+            assert!(namespace.info().sparse);
+            namespace.write(0, pattern(4096, 9)).await.expect("written");
+            namespace.trim(4096, (4 << 20) - 4096).await.expect("trimmed");
+            let taken = || std::fs::metadata(&path).expect("there").blocks() * 512;
+            if taken() >= 1 << 20 {
+                return not_run("blocks of a file: this file system has no holes");
+            }
+            namespace.allocate(1 << 20, 2 << 20).await.expect("there is room");
+            assert!(taken() >= 2 << 20, "{} on {reactor:?}", taken());
+            assert!(*read(&namespace, 0, 4096).await == *pattern(4096, 9));
+            assert_eq!(namespace.size_bytes(), 4 << 20);
+            namespace.trim(0, 4 << 20).await.expect("trimmed");
+        });
+    }
+}
+
+#[test]
 fn a_block_device_discards_and_zeroes_ranges() {
     let Some(device) = Loop::new("discard", &[]) else { return };
     for reactor in REACTORS {

@@ -349,7 +349,7 @@ fn a_read_that_fails_does_not() {
         for place in (0..64).map(|megabyte| megabyte << 20) {
             let (db, has_failed) = store_that_says_so(&env, &disk).await;
             let tree = db.tree("t").expect("valid");
-            disk.inject([Fault::read().at(place)]);
+            disk.inject([Fault::read().within(place..place + (1 << 20))]);
             for number in 0..KEYS {
                 failed_reads += u32::from(tree.get(&number.to_be_bytes()).await.is_err());
             }

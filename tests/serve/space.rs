@@ -200,15 +200,28 @@ fn a_store_on_a_full_disk_is_emptied_and_gives_the_room_back() {
     let directory = Directory::new("full-disk");
     let mounted = directory.path().join("disk");
     fs::create_dir(&mounted).expect("a directory");
-    let made = Command::new("mount").args(["-t", "tmpfs", "-o", "size=160m", "tmpfs"]).arg(&mounted).status();
+    let made = Command::new("mount").args(["-t", "tmpfs", "-o", "size=100m", "tmpfs"]).arg(&mounted).status();
     if !made.is_ok_and(|status| status.success()) {
         not_run::not_run("a store on a full disk: no file system can be mounted (root)");
         return;
     }
     let _mount = Mount(&mounted);
     let server = Server::start(&mounted, &["--store", "file:data"]);
-    let taken_by_others = vec![0; 10 << 20];
-    fs::write(mounted.join("other"), taken_by_others).expect("there is room yet");
+    let mut client = server.client();
+    let value = vec![b'v'; 8192];
+    for number in 0..200 {
+        let key = format!("f{number:07}");
+        assert_eq!(client.call(&[b"SET", key.as_bytes(), &value]).expect("a reply"), Reply::ok());
+    }
+    // What is left is less than the holes that the file has.
+    fs::write(mounted.join("other"), vec![0; 64 << 20]).expect("there is room yet");
     is_emptied_by_deletes(&server);
+    // Others give back: it grows beyond what it could have before.
+    fs::remove_file(mounted.join("other")).expect("removed");
+    std::thread::sleep(Duration::from_secs(2));
+    for number in 0..40 {
+        let (key, value) = (format!("g{number}"), vec![b'v'; 1 << 20]);
+        assert_eq!(client.call(&[b"SET", key.as_bytes(), &value]).expect("a reply"), Reply::ok());
+    }
     assert!(server.terminate().success());
 }

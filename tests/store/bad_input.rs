@@ -6,8 +6,7 @@ use std::time::Duration;
 use boson::block::{Fault, MemoryOptions};
 use boson::sim::{Disk, Executor, SimEnv};
 use boson::store::{
-    Db, Durability, Env, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, Options, Tree,
-    WriteOptions,
+    Db, Durability, Env, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_VALUE_BYTES, Options, Tree, WriteOptions,
 };
 use boson::{Error, ErrorKind, Outcome};
 
@@ -15,8 +14,9 @@ type SimDb = Db<SimEnv, Disk>;
 type SimTree = Tree<SimEnv, Disk>;
 
 const SIZE: u64 = 16 << 20;
-const COPIES: [u64; 4] = [0, 1 << 20, 2 << 20, 3 << 20];
-const LOG_OFFSET: u64 = 4 << 20;
+const COPIES: [u64; 4] = [0, 128 << 10, 256 << 10, 384 << 10];
+/// The size of a segment of a store of [`SIZE`] bytes.
+const SEGMENT: u64 = 256 << 10;
 
 fn run<F: Future<Output = ()> + 'static>(disk_bytes: u64, test: impl FnOnce(SimEnv, Disk) -> F) {
     let executor = Executor::new(11);
@@ -55,12 +55,28 @@ async fn closed_store(env: &SimEnv, disk: &Disk) {
     db.close().await.expect("closes");
 }
 
+fn all(disk: &Disk) -> Vec<u8> {
+    disk.peek(0, usize::try_from(SIZE).expect("small"))
+}
+
+/// Whether a segment is one of the log: what class its header says.
+fn is_log(bytes: &[u8], offset: u64) -> bool {
+    let header = &bytes[usize::try_from(offset / SEGMENT * SEGMENT).expect("small")..];
+    header.starts_with(b"boson\0sg") && header[40] == 2
+}
+
 /// The offsets of `pattern` outside the log.
 fn find(disk: &Disk, pattern: &[u8]) -> Vec<u64> {
-    let bytes = disk.peek(0, usize::try_from(SIZE).expect("small"));
-    let log = LOG_OFFSET..LOG_OFFSET + (512 << 10);
+    let bytes = all(disk);
     let found = bytes.windows(pattern.len()).enumerate().filter(|(_, window)| *window == pattern);
-    found.map(|(offset, _)| offset as u64).filter(|offset| !log.contains(offset)).collect()
+    found.map(|(offset, _)| offset as u64).filter(|offset| !is_log(&bytes, *offset)).collect()
+}
+
+/// Where the batches of the log start, those of one size block each.
+fn batches(disk: &Disk) -> Vec<u64> {
+    let bytes = all(disk);
+    let blocks = bytes.chunks(4096).enumerate().filter(|(_, block)| block.starts_with(b"bLG2"));
+    blocks.map(|(at, _)| at as u64 * 4096).collect()
 }
 
 #[test]
@@ -68,7 +84,7 @@ fn a_namespace_that_is_too_small_is_refused() {
     run(4 << 20, async |env, disk| {
         let error = open_error(&env, &disk).await;
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        assert!(error.to_string().contains("needs at least 8388608"), "{error}");
+        assert!(error.to_string().contains("at least 8388608"), "{error}");
     });
 }
 
@@ -79,16 +95,16 @@ fn foreign_data_is_named_and_left_alone() {
         (1024 + 56, &[0x53, 0xef], "an ext2, ext3 or ext4 file system"),
         (0, b"XFSB", "an XFS file system"),
         (70_000, b"anything", "data that is not recognised"),
-        (2 << 20, b"only where a superblock would go", "data that is not recognised"),
+        (128 << 10, b"only where a superblock would go", "data that is not recognised"),
     ];
     for (offset, bytes, name) in cases {
         run(SIZE, async move |env, disk| {
             disk.overwrite(offset, bytes);
-            let before = disk.peek(0, 16 << 20);
+            let before = all(&disk);
             let error = open_error(&env, &disk).await;
             assert_eq!(error.kind(), ErrorKind::ForeignData);
             assert!(error.to_string().contains(name) && error.to_string().contains("--format"), "{error}");
-            assert!(disk.peek(0, 16 << 20) == before, "nothing was written");
+            assert!(all(&disk) == before, "nothing was written");
 
             let format = options().format(true);
             let db = Db::open_on(env.clone(), disk.clone(), format).await.expect("formats");
@@ -109,7 +125,7 @@ fn formatting_over_a_store_forgets_it() {
         assert!(db.tree_names().is_empty());
         db.close().await.expect("closes");
         let (db, tree) = open(&env, &disk).await;
-        assert_eq!((tree.len(), db.last_lsn()), (0, 0));
+        assert_eq!((tree.len(), db.last_lsn(), db.tree_names().len()), (0, 0, 0));
     });
 }
 
@@ -117,10 +133,10 @@ fn formatting_over_a_store_forgets_it() {
 fn a_newer_format_is_refused() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        rewrite_superblocks(&disk, 16, &[2]);
+        rewrite_superblocks(&disk, 16, &[3]);
         let error = open_error(&env, &disk).await;
         assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
     });
 }
 
@@ -130,22 +146,43 @@ fn rewrite_superblocks(disk: &Disk, offset: usize, bytes: &[u8]) {
     for copy in COPIES {
         let mut block = disk.peek(copy, 512);
         block[offset..offset + bytes.len()].copy_from_slice(bytes);
+        // The checksum is the same in all copies: it takes the copy's number for 0.
+        let number = std::mem::take(&mut block[72]);
         let sum = xxhash_rust::xxh3::xxh3_64(&block[16..]);
+        block[72] = number;
         block[8..16].copy_from_slice(&sum.to_le_bytes());
         disk.overwrite(copy, &block);
     }
 }
 
 #[test]
-fn a_superblock_whose_log_covers_free_units_is_refused() {
-    // The second length is what a fuzzer found; it made the store count units that it did not have.
-    for log_bytes in [576u64 << 10, 0x6b_0000] {
+fn a_version_1_store_is_refused_with_the_way_to_carry_it_over() {
+    run(SIZE, async |env, disk| {
+        // Its superblock: magic, checksum of what follows, version.
+        let mut block = vec![0; 512];
+        block[..8].copy_from_slice(b"boson\0sb");
+        block[16] = 1;
+        let sum = xxhash_rust::xxh3::xxh3_64(&block[16..]);
+        block[8..16].copy_from_slice(&sum.to_le_bytes());
+        for copy in [0, 1 << 20, 2 << 20, 3 << 20] {
+            disk.overwrite(copy, &block);
+        }
+        let before = all(&disk);
+        let error = open_error(&env, &disk).await;
+        assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
+        assert!(error.to_string().contains("version 1"), "{error}");
+        assert!(all(&disk) == before, "nothing was written");
+    });
+}
+
+#[test]
+fn a_superblock_whose_log_starts_nowhere_is_refused() {
+    // Where the log starts: in a segment that there is not, and behind the end of one.
+    for (field, value) in [(88, 1_u32 << 20), (96, 512 << 10)] {
         run(SIZE, async move |env, disk| {
             closed_store(&env, &disk).await;
-            rewrite_superblocks(&disk, 80, &log_bytes.to_le_bytes());
-            let error = open_error(&env, &disk).await;
-            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-            assert!(error.to_string().contains("the log"), "{error}");
+            rewrite_superblocks(&disk, field, &value.to_le_bytes());
+            assert_eq!(open_error(&env, &disk).await.kind(), ErrorKind::Corrupt);
         });
     }
 }
@@ -177,22 +214,24 @@ fn any_three_superblock_copies_may_be_lost_but_not_all() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
         COPIES.into_iter().for_each(|copy| disk.flip_bit(copy + 100, 3));
-        let before = disk.peek(0, 16 << 20);
+        let before = all(&disk);
         assert_eq!(open_error(&env, &disk).await.kind(), ErrorKind::Corrupt);
-        assert!(disk.peek(0, 16 << 20) == before, "nothing was written");
+        assert!(all(&disk) == before, "nothing was written");
     });
 }
 
 #[test]
-fn a_damaged_catalog_or_map_is_an_error_at_opening() {
-    for field in [120, 144] {
+fn a_damaged_map_or_segment_table_is_an_error_at_opening() {
+    // The references in the superblock: map, segment table, numbers of keys.
+    for field in [152, 176, 224] {
         run(SIZE, async move |env, disk| {
             closed_store(&env, &disk).await;
-            let address = disk.peek(field, 8).try_into().map(u64::from_le_bytes).expect("eight bytes");
+            let word = disk.peek(field, 8).try_into().map(u64::from_le_bytes).expect("eight bytes");
+            let address = (word >> 10 & ((1 << 42) - 1)) * 64;
             disk.flip_bit(address + 9, 0);
             let error = open_error(&env, &disk).await;
             assert_eq!(error.kind(), ErrorKind::Corrupt);
-            assert!(error.to_string().contains(&format!("offset {address}")), "{error}");
+            assert!(error.to_string().contains(&address.to_string()), "{address}: {error}");
         });
     }
 }
@@ -213,14 +252,12 @@ fn a_namespace_that_was_cut_is_refused() {
 fn a_damaged_page_is_an_error_for_its_keys_only() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        let offset = find(&disk, b"value of 01000")[0];
-        disk.flip_bit(offset, 1);
+        // Of the images of its page one is the newest.
+        find(&disk, b"value of 01000").into_iter().for_each(|offset| disk.flip_bit(offset, 1));
         let (db, tree) = open(&env, &disk).await;
         let error = tree.get(b"01000").await.expect_err("damaged");
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        let page = offset / 4096 * 4096;
-        let place = error.place().expect("says where").to_owned();
-        assert!([page, page - 4096].iter().any(|at| place.ends_with(&format!("offset {at}"))), "{place}");
+        assert!(error.to_string().contains("offset "), "says where: {error}");
         // Neither writes to the page nor ranges over it lose anything silently; the rest works.
         assert_eq!(tree.put(b"01000", b"x").await.expect_err("damaged").kind(), ErrorKind::Corrupt);
         assert_eq!(tree.delete(b"01000").await.expect_err("damaged").kind(), ErrorKind::Corrupt);
@@ -237,6 +274,10 @@ fn a_damaged_page_is_an_error_for_its_keys_only() {
         assert_eq!(outcome.expect_err("damaged").kind(), ErrorKind::Corrupt);
         let report = db.verify().await.expect("runs");
         assert_eq!(report.damage.len(), 1, "{report:?}");
+        let damage = &report.damage[0];
+        assert_eq!(damage.tree.as_deref(), Some("t"), "{damage}");
+        let has = |key: &[u8]| damage.from[..] <= *key && damage.to.as_deref().is_none_or(|to| key < to);
+        assert!(has(b"01000") && !has(b"00000") && !has(b"01999"), "{damage}");
         db.close().await.expect("closes");
         let (_db, tree) = open(&env, &disk).await;
         assert_eq!(tree.get(b"00000").await.expect("reads").as_deref(), Some(&b"new"[..]));
@@ -247,13 +288,17 @@ fn a_damaged_page_is_an_error_for_its_keys_only() {
 fn a_damaged_large_value_is_an_error_and_can_be_replaced() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        disk.flip_bit(find(&disk, &[0xab; 4096])[0] + 7, 2);
+        // Not in the page of the first piece, which has what is said of values beside it.
+        let pieces = find(&disk, &[0xab; 3000]);
+        disk.flip_bit(pieces[pieces.len() / 2] + 7, 2);
         let (db, tree) = open(&env, &disk).await;
         assert_eq!(tree.get(b"large").await.expect_err("damaged").kind(), ErrorKind::Corrupt);
         assert!(tree.contains(b"large").await.expect("reads"));
         tree.put(b"large", b"whole again").await.expect("puts");
         assert_eq!(tree.get(b"large").await.expect("reads").as_deref(), Some(&b"whole again"[..]));
-        assert!(db.verify().await.expect("runs").is_clean());
+        // The page of the damaged piece stays, and costs nobody anything.
+        let report = db.verify().await.expect("runs");
+        assert!(report.damage.iter().all(|damage| damage.tree.is_none()), "{report:?}");
     });
 }
 
@@ -261,9 +306,9 @@ fn a_damaged_large_value_is_an_error_and_can_be_replaced() {
 fn a_bad_sector_is_the_devices_error_for_its_keys_only() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        let offset = find(&disk, b"value of 01000")[0];
+        let images = find(&disk, b"value of 01000");
         let (_db, tree) = open(&env, &disk).await;
-        disk.inject([Fault::read().at(offset)]);
+        disk.inject(images.into_iter().map(|offset| Fault::read().at(offset)));
         assert_eq!(tree.get(b"01000").await.expect_err("bad sector").code(), Some(libc::EIO));
         assert!(tree.get(b"00000").await.expect("reads").is_some());
         disk.inject([]);
@@ -271,29 +316,42 @@ fn a_bad_sector_is_the_devices_error_for_its_keys_only() {
     });
 }
 
-/// Puts `count` keys, each in a batch of its own, and ends without closing. Returns where the log's
-/// batches start.
-async fn log_of(env: &SimEnv, disk: &Disk, count: u32) -> Vec<u64> {
-    let (db, tree) = open(env, disk).await;
-    for number in 0..count {
-        tree.put(&number.to_be_bytes(), b"value").await.expect("puts");
-    }
-    drop((db, tree));
-    env.sleep(Duration::from_secs(1)).await;
-    (0..u64::from(count)).map(|batch| LOG_OFFSET + batch * 4096).collect()
+/// A disk on which a process put ten keys, each in a batch of its own, before it was killed. And
+/// where the batches start.
+fn killed() -> (Disk, Vec<u64>) {
+    let disk = Disk::new(MemoryOptions::disk(SIZE), 11);
+    // Its tasks end with it.
+    let executor = Executor::new(12);
+    let (env, of_store) = (executor.env(), disk.clone());
+    executor.block_on(async move {
+        let (_db, tree) = open(&env, &of_store).await;
+        for number in 0..10_u32 {
+            tree.put(&number.to_be_bytes(), b"value").await.expect("puts");
+        }
+    });
+    let batches = batches(&disk);
+    assert_eq!(batches.len(), 10);
+    (disk, batches)
+}
+
+fn on(disk: Disk, test: impl AsyncFnOnce(SimEnv, Disk) + 'static) {
+    let executor = Executor::new(13);
+    let env = executor.env();
+    executor.block_on(async move { test(env, disk).await });
 }
 
 #[test]
 fn damage_in_the_middle_of_the_log_is_an_error_and_nothing_is_lost() {
-    for at in [0, 20, 99, 119] {
-        run(SIZE, async move |env, disk| {
-            let batches = log_of(&env, &disk, 10).await;
+    // In the header, in the record's head, in its key and value.
+    for at in [0, 20, 99, 125] {
+        let (disk, batches) = killed();
+        on(disk, async move |env, disk| {
             disk.flip_bit(batches[4] + at, 0);
-            let before = disk.peek(0, 16 << 20);
+            let before = all(&disk);
             let error = open_error(&env, &disk).await;
-            assert_eq!(error.kind(), ErrorKind::Corrupt);
-            assert!(error.to_string().contains(&format!("offset {}", batches[4])), "{error}");
-            assert!(disk.peek(0, 16 << 20) == before, "nothing was written");
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.to_string().contains(&batches[4].to_string()), "{error}");
+            assert!(all(&disk) == before, "nothing was written");
             // Repaired from elsewhere, everything is there.
             disk.flip_bit(batches[4] + at, 0);
             let (_db, tree) = open(&env, &disk).await;
@@ -304,61 +362,34 @@ fn damage_in_the_middle_of_the_log_is_an_error_and_nothing_is_lost() {
 
 #[test]
 fn a_log_batch_that_miscounts_its_records_is_an_error() {
-    run(SIZE, async |env, disk| {
-        let last = log_of(&env, &disk, 10).await[9];
-        let mut header = disk.peek(last, 96);
-        header[56] += 1;
-        let sum = xxhash_rust::xxh3::xxh3_64(&header[..88]);
-        header[88..].copy_from_slice(&sum.to_le_bytes());
-        disk.overwrite(last, &header);
+    let (disk, batches) = killed();
+    on(disk, async move |env, disk| {
+        let damaged = batches[5];
+        let mut header = disk.peek(damaged, 112);
+        header[64] += 1;
+        let sum = xxhash_rust::xxh3::xxh3_64(&header[..104]);
+        header[104..].copy_from_slice(&sum.to_le_bytes());
+        disk.overwrite(damaged, &header);
         let error = open_error(&env, &disk).await;
         assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(error.to_string().contains(&format!("offset {last}")), "{error}");
-    });
-}
-
-#[test]
-fn a_log_record_over_units_in_use_is_an_error() {
-    run(SIZE, async |env, disk| {
-        closed_store(&env, &disk).await;
-        let (db, tree) = open(&env, &disk).await;
-        // It goes to its place ahead of the log.
-        tree.put(b"huge", &vec![0xcd; 300_000]).await.expect("puts");
-        drop((db, tree));
-        env.sleep(Duration::from_secs(1)).await;
-        let position = disk.peek(88, 8).try_into().map(u64::from_le_bytes).expect("eight bytes");
-        let batch = LOG_OFFSET + position % (512 << 10);
-        let mut bytes = disk.peek(batch, 4096);
-        let payload_bytes = bytes[4..8].try_into().map(u32::from_le_bytes).expect("four bytes");
-        let payload = 96..96 + usize::try_from(payload_bytes).expect("small");
-        // Length of the record, then kind, tree, key length and reference of the operation.
-        assert_eq!(bytes[payload.start + 4], 5, "a put of an external value");
-        let reference = payload.start + 4 + 7;
-        let large = find(&disk, &[0xab; 4096])[0];
-        bytes[reference..reference + 8].copy_from_slice(&large.to_le_bytes());
-        for (checked, at) in [(payload, 80), (0..88, 88)] {
-            let sum = xxhash_rust::xxh3::xxh3_64(&bytes[checked]);
-            bytes[at..at + 8].copy_from_slice(&sum.to_le_bytes());
-        }
-        disk.overwrite(batch, &bytes);
-        let error = open_error(&env, &disk).await;
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(error.to_string().contains("units that are in use"), "{error}");
+        assert!(error.to_string().contains(&damaged.to_string()), "{error}");
     });
 }
 
 #[test]
 fn a_torn_end_of_the_log_is_dropped() {
-    run(SIZE, async |env, disk| {
-        let batches = log_of(&env, &disk, 10).await;
-        disk.flip_bit(batches[9] + 100, 0);
+    let (disk, batches) = killed();
+    on(disk, async move |env, disk| {
+        disk.flip_bit(batches[9] + 120, 0);
         let (db, tree) = open(&env, &disk).await;
-        assert_eq!((tree.len(), db.last_lsn()), (9, 9));
+        let last = db.last_lsn();
+        assert_eq!(tree.len(), 9);
         tree.put(b"after", b"v").await.expect("puts");
+        assert_eq!(db.last_lsn(), last + 1);
         drop((db, tree));
         env.sleep(Duration::from_secs(1)).await;
         let (db, tree) = open(&env, &disk).await;
-        assert_eq!((tree.len(), db.last_lsn()), (10, 10));
+        assert_eq!((tree.len(), db.last_lsn()), (10, last + 1));
     });
 }
 
@@ -424,7 +455,7 @@ fn overwriting_for_ever_needs_no_more_space() {
 
 #[test]
 fn large_values_lie_scattered_where_no_run_is_free() {
-    run(SIZE, async |env, disk| {
+    run(24 << 20, async |env, disk| {
         let (db, tree) = open(&env, &disk).await;
         for number in 0..850u32 {
             tree.put_with(&number.to_be_bytes(), &[3; 12_000], WriteOptions::NONE).await.expect("puts");
@@ -452,19 +483,19 @@ fn large_values_lie_scattered_where_no_run_is_free() {
 #[test]
 fn a_namespace_that_can_grow_does() {
     let executor = Executor::new(1);
-    let disk_options = MemoryOptions::disk(0).max_size_bytes(64 << 20);
+    let disk_options = MemoryOptions::disk(0).max_size_bytes(256 << 20);
     let disk = Disk::new(disk_options, 1);
     let env = executor.env();
     executor.block_on(async move {
         let (db, tree) = open(&env, &disk).await;
         let small = db.stats().size_bytes;
-        for number in 0..10_000u32 {
+        for number in 0..40_000u32 {
             tree.put_with(&number.to_be_bytes(), &[9; 2000], WriteOptions::NONE).await.expect("puts");
         }
-        assert!(small < 16 << 20 && db.stats().size_bytes > 20 << 20);
+        assert!(small <= 64 << 20 && db.stats().size_bytes > 80 << 20);
         db.close().await.expect("closes");
         let (db, tree) = open(&env, &disk).await;
-        assert_eq!(tree.len(), 10_000);
+        assert_eq!(tree.len(), 40_000);
         assert!(db.verify().await.expect("runs").is_clean());
     });
 }
@@ -549,24 +580,20 @@ fn requests_beyond_the_limits_are_refused() {
             db.tree(&"n".repeat(MAX_TREE_NAME_BYTES + 1)).expect_err("too long").kind(),
             ErrorKind::InvalidInput
         );
-        for number in 1..MAX_TREES {
-            db.tree(&number.to_string()).expect("allowed");
-        }
-        assert_eq!(db.tree("one more").expect_err("too many").kind(), ErrorKind::LimitReached);
-        // A record larger than a quarter of the log goes to a place of its own.
-        let names: Vec<_> = (0..200u32).map(u32::to_be_bytes).collect();
+        // Longer than a record of the log.
+        let names: Vec<_> = (0..150u32).map(u32::to_be_bytes).collect();
         let keys: Vec<_> = names.iter().map(|name| (&tree, &name[..])).collect();
         db.transact(&keys, WriteOptions::SYNC, |txn| {
-            (0..200).for_each(|index| txn.put_at(index, &[0; 1000]))
+            (0..150).for_each(|index| txn.put_at(index, &[0; 1000]))
         })
         .await
         .expect("fits");
         // So do large values.
         db.transact(&keys, WriteOptions::SYNC, |txn| {
-            (0..200).for_each(|index| txn.put_at(index, &[0; 4000]))
+            (0..150).for_each(|index| txn.put_at(index, &[0; 4000]))
         })
         .await
         .expect("fits");
-        assert_eq!(tree.len(), 201);
+        assert_eq!(tree.len(), 151);
     });
 }

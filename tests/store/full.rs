@@ -7,7 +7,7 @@ use std::time::Duration;
 use boson::ErrorKind;
 use boson::block::MemoryNamespace;
 use boson::sim::{Executor, SimEnv};
-use boson::store::{Db, Durability, Options, Tree, WriteOptions};
+use boson::store::{Db, Durability, Env, Options, Tree, WriteOptions};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
@@ -125,9 +125,10 @@ async fn fill_and_free(env: SimEnv, mut random: StdRng, seed: u64) {
             if random.random_ratio(1, 6) {
                 if random.random() {
                     db.close().await.expect("closes");
-                } else {
-                    db.flush().await.expect("no fault is injected");
                 }
+                drop((db, tree));
+                // The last handle is gone: the store is closed in the background.
+                env.sleep(Duration::from_secs(1)).await;
                 (db, tree) = open(&env, &namespace).await;
             }
             if model.is_empty() {

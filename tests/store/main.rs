@@ -1,5 +1,5 @@
 //! The store: a model, failures, space. Crashes are with the store itself, which they break on
-//! purpose (`src/store/tests/crash.rs`).
+//! purpose (`src/store/engine/tests/crash.rs`).
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,6 +8,7 @@ mod bad_input;
 mod basic;
 mod failures;
 mod full;
+mod interface;
 mod model;
 mod on_core;
 mod space;

@@ -1,4 +1,4 @@
-//! A bundle of disk format 2 and the header of its segment, some bytes of which were changed.
+//! A bundle of the disk format and the header of its segment, some bytes of which were changed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Images of inner pages of the next store: bytes that are decoded as one, or as a page that says
+//! Images of inner pages of the store: bytes that are decoded as one, or as a page that says
 //! that it holds one, are refused or behave as one; and what a page is built from, it has.
 //!
 //! Under the fuzzer every checksum has the same value, so a changed page reaches its decoder.

@@ -1,4 +1,4 @@
-//! Leaf images of the next store: bytes that are decoded as a leaf, or as a page that says that it
+//! Leaf images of the store: bytes that are decoded as a leaf, or as a page that says that it
 //! holds one, are refused or behave as a leaf; and what a leaf is built from, it has.
 //!
 //! Under the fuzzer every checksum has the same value, so a changed page reaches its decoder.

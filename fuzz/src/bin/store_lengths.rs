@@ -1,5 +1,5 @@
-//! The page with the numbers of keys of disk format 2: any content of it, and a page that is right
-//! but for some bytes which were changed.
+//! The page with the numbers of keys of the disk format: any content of it, and a page that is
+//! right but for some bytes which were changed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Pages of the map and of the segment table of disk format 2, some bytes of which were changed.
+//! Pages of the map and of the segment table of the disk format, some bytes of which were changed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The superblocks of disk format 2: four copies, some bytes of which were changed.
+//! The superblocks of the disk format: four copies, some bytes of which were changed.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The log of the next store: records, batches, and a whole log of segments. The first byte says
+//! The log of the store: records, batches, and a whole log of segments. The first byte says
 //! which.
 #![no_main]
 

@@ -332,6 +332,22 @@ impl Namespace for KernelNamespace {
             .map_err(|error| os_error(&error, "trim", &self.place(offset)).outcome_is(Outcome::Unknown))
     }
 
+    async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        self.check_change("allocate", offset, len)?;
+        if !self.info().sparse {
+            return Ok(());
+        }
+        loop {
+            let allocated = self.0.file.allocate(libc::FALLOC_FL_KEEP_SIZE, offset, len).await;
+            return match allocated {
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
+                // A file system that cannot reserve space.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV)) => Ok(()),
+                allocated => allocated.map_err(|error| os_error(&error, "allocate", &self.place(offset))),
+            };
+        }
+    }
+
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
         self.check_change("write zeroes", offset, len)?;
         if !self.info().write_zeroes {

@@ -299,6 +299,14 @@ impl Namespace for MemoryNamespace {
         self.run(CommandKind::Trim, offset, len, Memory::None).await.map(drop)
     }
 
+    async fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        let info = self.info();
+        info.check_range("allocate", offset, len, self.size_bytes())?;
+        info.check_writable("allocate")?;
+        let allocated = self.device().with(|state| state.allocate(offset, len));
+        allocated.map_err(|error| error.at(format!("{} offset {offset}", info.name)))
+    }
+
     async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
         if self.info().write_zeroes {
             return self.run(CommandKind::WriteZeroes, offset, len, Memory::None).await.map(drop);
@@ -334,8 +342,10 @@ impl Namespace for MemoryNamespace {
             )));
         }
         let size = size_bytes.next_multiple_of(info.block_size_bytes.into());
-        self.device().with(|state| state.size_bytes = state.size_bytes.max(size));
-        Ok(())
+        if self.device().with(|state| state.grow(size)) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::NoSpace, "grow").at(info.name.clone()).because("the file system is full"))
     }
 
     async fn shrink(&self, size_bytes: u64) -> Result<()> {

@@ -36,6 +36,7 @@ pub struct MemoryOptions {
     pub(super) trim: Option<TrimLeaves>,
     pub(super) write_zeroes: bool,
     pub(super) max_compare_and_write_bytes: u32,
+    pub(super) file_system_bytes: Option<u64>,
     pub(super) read_only: bool,
     pub(super) queue_depth: Option<u32>,
     pub(super) read_latency: Duration,
@@ -62,6 +63,7 @@ impl MemoryOptions {
             trim: Some(TrimLeaves::Zeros),
             write_zeroes: true,
             max_compare_and_write_bytes: MAX_TRANSFER_BYTES,
+            file_system_bytes: None,
             read_only: false,
             queue_depth: None,
             read_latency: Duration::ZERO,
@@ -158,6 +160,14 @@ impl MemoryOptions {
         Self { max_compare_and_write_bytes, ..self }
     }
 
+    /// With a file system below it, as a file has: what is written first, or first after a trim,
+    /// takes its blocks from these bytes, of which others may take some
+    /// ([`MemoryDevice::others_have`](super::MemoryDevice::others_have)).
+    #[must_use]
+    pub fn file_system_bytes(self, bytes: impl Into<Option<u64>>) -> Self {
+        Self { file_system_bytes: bytes.into(), ..self }
+    }
+
     /// Whether it may only be read.
     #[must_use]
     pub fn read_only(self, read_only: bool) -> Self {
@@ -226,6 +236,7 @@ impl MemoryOptions {
             forced_unit_access: self.forced_unit_access,
             trim: self.trim.is_some(),
             zeros_after_trim: self.trim == Some(TrimLeaves::Zeros),
+            sparse: self.file_system_bytes.is_some(),
             write_zeroes: self.write_zeroes,
             max_compare_and_write_bytes: self.max_compare_and_write_bytes,
             read_only: self.read_only,

@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::queue::CommandKind;
 use super::fault::{Effect, Fault, met};
+use super::file_system::FileSystem;
 use super::medium::{Mark, Medium, SECTOR_BYTES};
 use super::options::{MemoryOptions, TrimLeaves};
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -19,6 +20,8 @@ use crate::time::Instant;
 pub(super) struct DeviceState {
     random: StdRng,
     medium: Medium,
+    /// What is below it, if that may be full.
+    pub(super) file_system: Option<FileSystem>,
     pub(super) size_bytes: u64,
     power: Power,
     /// How often the power was cut, or the device removed. What began before that is lost.
@@ -84,6 +87,9 @@ impl DeviceState {
         Self {
             random: StdRng::seed_from_u64(options.seed),
             medium: Medium::new(options.atomic_write_bytes, options.atomic_boundary_bytes),
+            file_system: options
+                .file_system_bytes
+                .map(|bytes| FileSystem::new(bytes, options.block_size_bytes)),
             size_bytes: options.size_bytes,
             power: Power::On,
             cuts: 0,
@@ -186,7 +192,34 @@ impl DeviceState {
             _ => {}
         }
         let place = Command { offset: at, ..command };
+        match kind {
+            CommandKind::Read | CommandKind::Flush => {}
+            CommandKind::Trim => _ = self.file_system.as_mut().map(|below| below.give_back(at, len)),
+            _ if !self.take_blocks(at, len) => return Poll::Ready(Err(failed(kind, libc::ENOSPC))),
+            _ => {}
+        }
         Poll::Ready(Ok(self.perform(place, begun.mark, memory, effect, options)))
+    }
+
+    /// Takes what a range has not got of the file system below. False if there is too little.
+    fn take_blocks(&mut self, offset: u64, len: u64) -> bool {
+        self.file_system.as_mut().is_none_or(|below| below.take(offset, len))
+    }
+
+    /// As [`Namespace::allocate`](super::super::Namespace::allocate).
+    pub(super) fn allocate(&mut self, offset: u64, len: u64) -> Result<()> {
+        if self.power != Power::On {
+            return Err(Error::os(libc::EIO, "allocate"));
+        }
+        if self.take_blocks(offset, len) { Ok(()) } else { Err(Error::os(libc::ENOSPC, "allocate")) }
+    }
+
+    /// Makes it so long. False if the file system below has too little.
+    pub(super) fn grow(&mut self, size_bytes: u64) -> bool {
+        let old = self.size_bytes;
+        let grows = size_bytes <= old || self.take_blocks(old, size_bytes - old);
+        self.size_bytes = if grows { size_bytes.max(old) } else { old };
+        grows
     }
 
     fn perform(
@@ -390,7 +423,10 @@ impl DeviceState {
     }
 
     pub(super) fn shrink(&mut self, size_bytes: u64) {
-        self.size_bytes = size_bytes;
+        let old = std::mem::replace(&mut self.size_bytes, size_bytes);
+        if let Some(below) = &mut self.file_system {
+            below.give_back(size_bytes, old.saturating_sub(size_bytes));
+        }
         self.medium.truncate(size_bytes);
     }
 }

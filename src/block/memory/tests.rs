@@ -236,6 +236,25 @@ fn a_write_in_flight_arrives_or_not_when_the_process_ends() {
 }
 
 #[test]
+fn a_full_file_system_refuses_a_write_that_needs_a_block() {
+    let device = open(MemoryOptions::new(1 << 20).file_system_bytes(4 * 4096));
+    let namespace = device.namespace();
+    assert!(namespace.info().sparse);
+    let is_full = |error: Error| assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
+    now(namespace.allocate(0, 2 * 4096)).expect("there is room");
+    assert_eq!((device.taken_bytes(), device.others_have(u64::MAX)), (2 * 4096, 2 * 4096));
+    now(namespace.write(0, block(1))).expect("it is allocated");
+    is_full(now(namespace.write(2 * 4096, block(1))).expect_err("it is full").into_parts().0);
+    is_full(now(namespace.allocate(4096, 2 * 4096)).expect_err("it is full"));
+    now(namespace.trim(0, 4096)).expect("trimmed");
+    now(namespace.write(2 * 4096, block(2))).expect("there is one block");
+    is_full(now(namespace.write(0, block(1))).expect_err("it is full").into_parts().0);
+    assert_eq!(device.others_have(0), 0);
+    now(namespace.write(0, block(3))).expect("there is room");
+    assert_eq!(device.taken_bytes(), 3 * 4096);
+}
+
+#[test]
 fn injected_faults_hit_what_they_name() {
     let device = open(cached(0));
     let user = device.namespace();

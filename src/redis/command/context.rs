@@ -33,15 +33,36 @@ impl<E: Env, N: Namespace> Context<'_, E, N> {
         self.commit = self.commit.and(commit);
     }
 
-    /// Runs `change` once, atomically, on what `keys` of the client's database hold; the reply then
-    /// waits for its commit.
+    /// Runs `change` atomically on what `keys` of the client's database hold; the reply then waits
+    /// for its commit. It may run several times, and its last run counts.
     pub(super) async fn update<R>(
         &mut self,
         keys: &[&[u8]],
-        change: impl FnOnce(&mut Update<'_, '_>) -> R,
+        change: impl FnMut(&mut Update<'_, '_>) -> R,
     ) -> Result<R, Failure> {
         let (result, commit) =
             self.server.keyspace.update(self.database(), keys, self.now, self.client.id, change).await?;
+        self.commit(commit);
+        Ok(result)
+    }
+
+    /// The same where `change` also writes the reply. Whoever runs the command takes it back if
+    /// that fails.
+    pub(super) async fn update_replying<R>(
+        &mut self,
+        keys: &[&[u8]],
+        mut change: impl FnMut(&mut Update<'_, '_>, &mut Replies) -> R,
+    ) -> Result<R, Failure> {
+        let before = self.replies.len();
+        let replies = &mut *self.replies;
+        let run = |update: &mut Update<'_, '_>| {
+            // What an earlier run replied does not count.
+            replies.truncate(before);
+            change(update, replies)
+        };
+        let database = self.client.database.get();
+        let (result, commit) =
+            self.server.keyspace.update(database, keys, self.now, self.client.id, run).await?;
         self.commit(commit);
         Ok(result)
     }

@@ -124,18 +124,16 @@ async fn store<E: Env, N: Namespace>(
     reply: SetReply,
 ) -> CommandResult {
     check_len(ctx, Some(value.len()))?;
-    let database = ctx.database();
-    let replies = &mut *ctx.replies;
-    let keyspace = &ctx.server.keyspace;
     let unconditional =
         options.condition == SetCondition::Always && !options.get && options.expiry != ExpiryOption::Keep;
     if unconditional {
-        let commit = keyspace.put(database, key, value, expires_at, ctx.client.id).await?;
-        replies.ok();
+        let keyspace = &ctx.server.keyspace;
+        let commit = keyspace.put(ctx.database(), key, value, expires_at, ctx.client.id).await?;
+        ctx.replies.ok();
         ctx.commit(commit);
         return Ok(());
     }
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_, '_>, replies: &mut Replies| {
         let present = update.get(0);
         let (found, kept) = (present.is_some(), present.and_then(|entry| entry.expires_at));
         if options.get {
@@ -156,9 +154,7 @@ async fn store<E: Env, N: Namespace>(
             SetReply::OneOrZero => replies.integer(i64::from(sets)),
         }
     };
-    let ((), commit) = keyspace.update(database, &[key], ctx.now, ctx.client.id, change).await?;
-    ctx.commit(commit);
-    Ok(())
+    ctx.update_replying(&[key], change).await
 }
 
 pub(super) async fn setnx<E: Env, N: Namespace>(
@@ -192,16 +188,11 @@ pub(super) async fn getdel<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
 ) -> CommandResult {
-    let key = &request[1];
-    let database = ctx.database();
-    let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_, '_>, replies: &mut Replies| {
         bulk_or_null(replies, update.get(0));
         update.delete(0);
     };
-    let ((), commit) = ctx.server.keyspace.update(database, &[key], ctx.now, ctx.client.id, change).await?;
-    ctx.commit(commit);
-    Ok(())
+    ctx.update_replying(&[&request[1]], change).await
 }
 
 pub(super) async fn getex<E: Env, N: Namespace>(
@@ -213,10 +204,8 @@ pub(super) async fn getex<E: Env, N: Namespace>(
     if options.expiry == ExpiryOption::Unsaid {
         return get(ctx, request).await;
     }
-    let key = &request[1];
-    let (database, now) = (ctx.database(), ctx.now);
-    let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_>| {
+    let now = ctx.now;
+    let change = |update: &mut Update<'_, '_>, replies: &mut Replies| {
         let Some(entry) = update.get(0) else {
             replies.null();
             return Ok(());
@@ -235,9 +224,7 @@ pub(super) async fn getex<E: Env, N: Namespace>(
         }
         Ok(())
     };
-    let (outcome, commit) = ctx.server.keyspace.update(database, &[key], now, ctx.client.id, change).await?;
-    ctx.commit(commit);
-    outcome
+    ctx.update_replying(&[&request[1]], change).await?
 }
 
 pub(super) async fn mset<E: Env, N: Namespace>(
@@ -316,10 +303,7 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
 ) -> CommandResult {
-    let key = &request[1];
-    let database = ctx.database();
-    let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_, '_>, replies: &mut Replies| {
         let present = update.get(0);
         let value = present.map_or(Some(Extended::ZERO), |entry| Extended::parse(entry.value));
         let expires_at = present.and_then(|entry| entry.expires_at);
@@ -334,10 +318,7 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
         });
         Ok(())
     };
-    let (outcome, commit) =
-        ctx.server.keyspace.update(database, &[key], ctx.now, ctx.client.id, change).await?;
-    ctx.commit(commit);
-    outcome
+    ctx.update_replying(&[&request[1]], change).await?
 }
 
 pub(super) async fn append<E: Env, N: Namespace>(

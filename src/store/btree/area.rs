@@ -76,7 +76,6 @@
 //! | failed CAS | Acquire | as a load |
 //!
 //! All of them are one function, whose CAS is AcqRel.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 #![cfg_attr(all(test, any(loom, shuttle)), allow(dead_code, reason = "models use a part of it"))]
 
 mod clean;

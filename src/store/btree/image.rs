@@ -25,7 +25,6 @@
 //! A leaf splits when its image exceeds [`LEAF_TARGET_BYTES`]. Long keys and versions may make an
 //! image larger, up to [`IMAGE_BYTES`]. What comes from the namespace is read up to
 //! [`MAX_CONTENT_BYTES`].
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod change;
 mod damage;
@@ -52,7 +51,7 @@ pub(crate) use inner_build::{InnerBuilder, inner_split_point};
 pub(crate) use key::KeyParts;
 pub(crate) use leaf::LeafImage;
 pub(crate) use leaf_build::{LeafBuilder, SplitPoint};
-pub(crate) use leaf_patch::{Patch, PatchedLeaf};
+pub(crate) use leaf_patch::{Patch, PatchedLeaf, emptied};
 pub(crate) use search::Position;
 
 /// A leaf whose image is longer splits: with its header of 64 bytes it takes 4 KiB.

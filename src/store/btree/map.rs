@@ -66,7 +66,6 @@
 //! free ids could be spared: an id is free if its word says so. But then who takes an id would have
 //! to look through up to 4 KiB of words, and would need a word that says "taken" to keep others
 //! away; the bits are one line.
-#![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 mod frames;
 #[cfg(all(test, loom))]

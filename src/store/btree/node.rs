@@ -24,7 +24,6 @@
 //!
 //! A [`NewNode`] belongs to whoever builds it. Its address in a mapping word makes it shared; from
 //! then on it is reached as a [`NodeRef`], as long as the reader's pin keeps it from being freed.
-#![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 #[cfg(test)]
 mod tests;

@@ -12,8 +12,6 @@
 //! Each core has a memory of its own ([`CoreMemories`]): magazines that no other core touches. It
 //! builds nodes there, and there it frees what it has retired, whichever core built that.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
-
 mod cold;
 #[cfg(test)]
 mod tests;
@@ -21,11 +19,12 @@ mod tests;
 #[allow(unused_imports, reason = "whoever loads pages is to use them")]
 pub(in crate::store) use cold::{Eviction, LoadedPage, NotInstalled};
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ptr;
 use std::sync::Arc;
 
 use super::homes::Homes;
+use super::image::{Patch, emptied};
 use super::map::{Entry, Filling, Lookup, Map};
 use super::miss::Miss;
 use super::node::{NewNode, NodeMemory, NodeRef, Shape};
@@ -102,7 +101,8 @@ impl<M: NodeMemory> Nodes<M> {
     /// be.
     pub(in crate::store) fn attach_with(self: &Arc<Self>, events: Sink) -> Option<Core<M>> {
         let participant = self.collector.join(Freeing(self.memories.attach()))?;
-        Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default(), events })
+        let (filling, patches) = Default::default();
+        Some(Core { nodes: Arc::clone(self), participant, filling, events, patches })
     }
 
     /// Bytes of nodes that are in no page any more and not freed yet. Exact if no core changes it
@@ -161,6 +161,8 @@ pub(in crate::store) struct Core<M: NodeMemory> {
     participant: Participant<Freeing<M>>,
     filling: RefCell<Filling>,
     events: Sink,
+    /// An empty list that has room, for changes of leaves: one is made anew every ten writes.
+    patches: Cell<Vec<Patch<'static>>>,
 }
 
 impl<M: NodeMemory> Core<M> {
@@ -272,6 +274,15 @@ impl<M: NodeMemory> Pin<'_, M> {
             Some(miss) => Err(miss),
             None => Ok(Found { word, second, node: self.node(word) }),
         }
+    }
+
+    /// An empty list of patches, which is to be [kept](Self::keep_patches) when it is done with.
+    pub(super) fn take_patches<'p>(&self) -> Vec<Patch<'p>> {
+        self.core.patches.take()
+    }
+
+    pub(super) fn keep_patches(&self, patches: Vec<Patch<'_>>) {
+        self.core.patches.set(emptied(patches));
     }
 
     /// Which memory may be used for new nodes.

@@ -196,8 +196,6 @@
 //! - `one_visitor`: one after the other against a map; 200,000 keys deleted leave one page.
 //! - `defect`, `crash::Broken`: rules that are broken on purpose; each must be noticed.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
-
 mod change;
 #[cfg(test)]
 mod defect;

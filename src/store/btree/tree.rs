@@ -30,7 +30,6 @@
 //!
 //! Where there is one, the tree says what it does by [events](crate::store::events), takes no id
 //! back by itself, and lets pages be [captured](keep).
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 pub(in crate::store) mod audit;
 mod content;

@@ -59,6 +59,8 @@ struct Begun {
     map: Arc<MapTree>,
     next_page: u64,
     start: LogStart,
+    /// The same as the log's segments count it.
+    starts_at: Option<u64>,
     /// The map includes the bundles that earlier batches name, and no others.
     first_batch: u64,
     /// Pages of the map, by level and index, that lie in segments that are being cleaned.
@@ -189,13 +191,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             freeze.durable();
             cleaner.checkpoint_taken(segments);
             (state.superblock, state.copies, state.parent) = (superblock, copies, superblock.checksum());
-            self.shared.log_limit.has(state.segments.log_count());
+            if let Some(start) = begun.starts_at {
+                self.shared.log_limit.starts_at(start);
+            }
         }
         count(Count::Checkpoints);
+        self.shared.meters.checkpoints.add(1);
         self.let_roots_go();
-        self.log.shared().segments_came();
         // Whoever takes it: writers may wait for the log to become shorter.
-        self.shared.progress.tell();
+        self.segments_came();
         self.trim().await
     }
 
@@ -206,6 +210,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         state.note(position);
         let start = state.start_for(number).map_or(state.superblock.log, log_start);
         let first = SegmentName { segment: start.segment, generation: start.generation };
+        let starts_at = leader.segments.position(first, start.offset);
         for name in leader.segments.free_before(first) {
             state.segments.end_log(name.segment);
         }
@@ -216,7 +221,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let next_page = state.freeze.begin(self.shared.nodes.map(), frames);
         let first_batch = position.batch;
         let (map, lengths) = (Arc::clone(&state.map), state.superblock.lengths);
-        Begun { table, map, next_page, start, first_batch, moved, lengths }
+        Begun { table, map, next_page, start, starts_at, first_batch, moved, lengths }
     }
 
     /// Loads the frames that the checkpoint writes for their place alone. One that cannot be read
@@ -280,7 +285,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     write.placed(place);
                 }
             }
-            self.namespace.write(written.offset, written.buf).await?;
+            self.write_bundle(written).await?;
         }
         let change = write.finish();
         loop {
@@ -294,10 +299,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 places.into_iter().for_each(|place| state.segments.table_placed(&mut begun.table, place));
                 written
             };
-            self.namespace.write(written.offset, written.buf).await?;
+            self.write_bundle(written).await?;
         }
         self.flush_namespace().await?;
         Ok(change)
+    }
+
+    async fn write_bundle(&self, Written { offset, buf, .. }: Written) -> Result<()> {
+        self.shared.meters.checkpoint_bytes.add(buf.len() as u64);
+        self.namespace.write(offset, buf).await?;
+        Ok(())
     }
 
     /// The page with the numbers of keys, if there are any.
@@ -313,26 +324,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             built.1.iter().for_each(|page| state.segments.meta_born(page.place));
             built
         };
-        self.namespace.write(written.offset, written.buf).await?;
+        self.write_bundle(written).await?;
         Ok(places.first().copied())
     }
 
     /// Gives back what the last checkpoint has freed.
     async fn trim(&self) -> Result<()> {
         loop {
-            let Some((segment, geometry)) = ({
-                let mut state = self.shared.state();
-                let geometry = state.owner.geometry;
-                state.segments.next_trim().map(|segment| (segment, geometry))
-            }) else {
-                return Ok(());
-            };
-            if self.namespace.info().trim {
-                self.namespace.trim(geometry.offset(segment), geometry.segment.into()).await?;
-            }
+            let next = self.shared.state().segments.next_trim();
+            let Some(segment) = next else { break };
+            self.give_back(segment).await?;
             count(Count::Trims);
-            self.shared.state().segments.trimmed(segment);
         }
+        self.segments_came();
+        Ok(())
     }
 
     pub(super) fn no_room(&self, operation: &'static str) -> Error {

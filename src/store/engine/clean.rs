@@ -113,15 +113,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut left = self.shared.state().owner.geometry.size_bytes() * 2;
         loop {
             let (free, map) = self.free_segments();
-            let (waiting, half) = {
+            let (waiting, wanted) = {
                 let state = self.shared.state();
                 let waiting = state.segments.waiting_count() + state.segments.cleaned_meta_count();
-                (waiting, state.owner.geometry.segments / 2)
+                // On a small store this is not to be most of it.
+                let half = state.segments.solid().segments / 2;
+                let usual = (map + FOR_CLEANING + needed).min(half);
+                (waiting, self.least_of_young(&state, map, needed).unwrap_or(usual))
             };
-            // On a small store this is not to be most of it.
-            if free >= (map + FOR_CLEANING + needed).min(half) {
+            if free >= wanted {
                 self.shared.space.set_stuck(false);
                 return Ok(true);
+            }
+            if self.allocate_while(|store| store.free_segments().0 < wanted).await? > 0 {
+                continue;
             }
             let is_due = waiting >= WORTH_A_CHECKPOINT || (waiting > 0 && free <= map + 1);
             let cleaned = if is_due { Cleaned::Nothing } else { self.clean_step(true).await? };
@@ -149,7 +154,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Whether a bundle, or a group of them, may take so many segments: cleaning can go on then.
     pub(super) fn has_segments(&self, needed: u32) -> bool {
         let (free, map) = self.free_segments();
-        free >= map + LEAST_FOR_CLEANING + needed
+        let least = self.least_of_young(&self.shared.state(), map, needed);
+        free >= least.unwrap_or(map + LEAST_FOR_CLEANING + needed)
+    }
+
+    /// What is to be free in a young store, which keeps none for cleaning, and goes on in segments
+    /// that are open. None if it is not young.
+    fn least_of_young(&self, state: &PageState, map: u32, needed: u32) -> Option<u32> {
+        let has_one = u32::from(state.streams.has_room(Temperature::Hot));
+        let of_map = map_bytes(state.owner.geometry, self.shared.nodes.map().next_page());
+        let has_map = state.streams.left_bytes(Temperature::Map) as u64 >= of_map;
+        let map = if has_map { 0 } else { map };
+        self.is_young(state).then(|| map + needed.saturating_sub(has_one))
     }
 
     /// Whether a checkpoint finds its segments. The log may have to wait for some meanwhile.
@@ -166,7 +182,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Free segments but for those that the log may still take, and how many a checkpoint takes.
     pub(super) fn free_segments(&self) -> (u32, u32) {
         let state = self.shared.state();
-        let log = self.shared.log_limit.segments().saturating_sub(state.segments.log_count());
+        // A young store keeps none for the log.
+        let most = if self.is_young(&state) { 0 } else { self.shared.log_limit.segments() };
+        let log = most.saturating_sub(state.segments.log_count());
         let free = u32::try_from(state.segments.free_count().saturating_sub(log)).unwrap_or(u32::MAX);
         (free, map_segments(state.owner.geometry, self.shared.nodes.map().next_page()))
     }
@@ -328,6 +346,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             written
         };
         let Written { sealed, offset, buf } = written;
+        self.shared.meters.page_bytes.add(buf.len() as u64);
+        self.shared.meters.moved_bytes.add(buf.len() as u64);
         self.namespace.write(offset, buf).await?;
         let trailer = sealed.written(&self.shared.state().clock).moved();
         self.install_group(&[trailer], bundle);

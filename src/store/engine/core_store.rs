@@ -1,16 +1,19 @@
 //! What the cores of a store share, and one core's part of it.
 
-use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use super::change::Kept;
 use super::counts::{Count, count};
 use super::defect::Defects;
 use super::dying::lost::Dying;
 use super::flush::Flusher;
 use super::in_flight::Loads;
 use super::lengths::{Lengths, LengthsOfCore};
-use super::log::{CoreDriver, LogDriver, SegmentSupply};
+use super::log::{CoreDriver, LogDriver};
+use super::log_limit::{KeptForCore, LogLimit};
+use super::meters::Meters;
 use super::overlays::{Access, Overlays};
 use super::pending::Pending;
 use super::registry::Trees;
@@ -20,15 +23,15 @@ use super::state::PageState;
 use super::values::numbers::LongValues;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::rt::Instant;
 use crate::store::btree::{Core, IMAGE_BYTES, Nodes};
 use crate::store::cache::hand::{Hand, Round};
 use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
-use crate::store::codec::to_usize;
 use crate::store::env::Env;
 use crate::store::events::{Event, Events};
+use crate::store::failure::Failure;
 use crate::store::growth::Growth;
-use crate::store::pages::{Geometry, Owner, SegmentName};
-use crate::store::state::Failure;
+use crate::store::pages::{Geometry, Owner};
 use crate::store::word::PageId;
 
 /// No more than this share of a store has to be durable together,
@@ -40,7 +43,7 @@ const GROWTH_RESERVE_SHARE: u32 = 2;
 pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
 
 /// What all cores of a store share. It has no namespace: each core has a handle of its own.
-pub(super) struct Shared {
+pub(in crate::store) struct Shared {
     pub(super) name: String,
     /// As it was when the store was opened: it may have grown.
     pub(super) owner: Owner,
@@ -75,9 +78,12 @@ pub(super) struct Shared {
     stands_still: AtomicBool,
     is_memory_waited_for: AtomicBool,
     pub(super) space: Space,
+    pub(super) meters: Meters,
     events: Mutex<Vec<Arc<Events>>>,
     /// Ask the cores for memory that they do not use.
     collectors: Mutex<Vec<Weak<Signal>>>,
+    /// How many [duties](Duty) there are.
+    duties: AtomicUsize,
     failure: OnceLock<Failure>,
 }
 
@@ -98,6 +104,23 @@ pub(super) struct Requests {
     pub(super) is_closed: bool,
 }
 
+impl Requests {
+    /// What was asked so far, of each kind.
+    pub(super) fn asked(&self) -> [u64; 2] {
+        [self.wanted, self.room_wanted]
+    }
+
+    /// Checkpoints were taken, or refused, up to this request.
+    pub(super) fn answered(&self) -> u64 {
+        self.done.max(self.refused.0)
+    }
+
+    /// Whether all of that has an answer.
+    pub(super) fn is_answered(&self, [checkpoint, room]: [u64; 2]) -> bool {
+        self.answered() >= checkpoint && self.room_done >= room
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         name: String,
@@ -109,9 +132,11 @@ impl Shared {
         let (owner, most, log_start) = {
             let state = lock(&state);
             // A group takes its segments all at once: it is to be little beside the store, and is
-            // to find them when the store is full.
+            // to find them when the store is full, which may be when little of it is solid.
             let geometry = state.owner.geometry;
-            let kept = u64::from(reserve(geometry) / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
+            let least = Geometry { segments: 0, ..geometry };
+            let reserve = reserve(if state.segments.is_sparse() { least } else { geometry });
+            let kept = u64::from(reserve / GROWTH_RESERVE_SHARE) * u64::from(geometry.segment);
             let most = state.streams.growth_bytes().min(geometry.size_bytes() / GROWTH_SHARE);
             (state.owner, most.min(kept / 8 * 7), state.superblock.log.first_write)
         };
@@ -142,8 +167,10 @@ impl Shared {
             stands_still: AtomicBool::new(false),
             is_memory_waited_for: AtomicBool::new(false),
             space: Space::default(),
+            meters: Meters::default(),
             events: Mutex::default(),
             collectors: Mutex::default(),
+            duties: AtomicUsize::new(0),
             failure: OnceLock::new(),
         }
     }
@@ -232,11 +259,15 @@ impl Shared {
         self.stands_still.store(stands_still, Ordering::Relaxed);
     }
 
-    /// An I/O that writes depend on failed: no page is written any more.
+    /// An I/O that writes depend on failed: no page is written any more. If the log has failed that
+    /// is why.
     pub(super) fn fail(&self, error: &Error) {
-        self.failure.get_or_init(|| Failure::of(error));
+        self.failure.get_or_init(|| {
+            let failure = self.log.why_failed().unwrap_or_else(|| Failure::of(error));
+            tracing::error!("store {} failed: {}", self.name, failure.text());
+            failure
+        });
         self.may_refuse.store(true, Ordering::Release);
-        tracing::error!("store {} failed: {error}", self.name);
         self.keeper.set();
         self.overlay.signal.set();
         self.progress.tell();
@@ -245,6 +276,11 @@ impl Shared {
     /// The store was closed, or has failed: what runs in the background ends.
     pub(super) fn is_over(&self) -> bool {
         self.requests().is_closed || self.failure.get().is_some()
+    }
+
+    /// Whether a task of the store still runs that has a [duty](Duty).
+    pub(super) fn is_at_work(&self) -> bool {
+        self.duties.load(Ordering::Relaxed) > 0
     }
 
     /// Asks the keeper for a checkpoint, the last one if the store `is_closing`. The number of the
@@ -264,11 +300,7 @@ impl Shared {
             return Ok(());
         }
         self.check_failed(operation, Outcome::NotStarted)?;
-        if self.requests().is_closing {
-            let closed = Error::new(ErrorKind::Closed, operation).because("the store was closed");
-            return Err(closed.outcome_is(Outcome::NotStarted));
-        }
-        Ok(())
+        if self.requests().is_closing { Err(closed(operation)) } else { Ok(()) }
     }
 
     /// The error of the failure, if there was one.
@@ -287,6 +319,7 @@ pub(super) struct Duty {
 
 impl Duty {
     pub(super) fn new(shared: &Arc<Shared>, name: &'static str) -> Self {
+        shared.duties.fetch_add(1, Ordering::Relaxed);
         Self { shared: Arc::clone(shared), name, is_done: false }
     }
 
@@ -298,10 +331,13 @@ impl Duty {
 
 impl Drop for Duty {
     fn drop(&mut self) {
-        if !self.is_done {
+        // Of a store that was closed nothing is left to be done, however far this one has heard.
+        if !self.is_done && !self.shared.is_over() {
             let why = format!("the task `{}` went away before it was done", self.name);
             self.shared.fail(&Error::new(ErrorKind::Cancelled, "keep store").because(why));
         }
+        self.shared.duties.fetch_sub(1, Ordering::Relaxed);
+        self.shared.progress.tell();
     }
 }
 
@@ -323,130 +359,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Gives the log its segments.
-///
-/// There is a limit, but none that a batch meets: a bundle may wait for records that are in the
-/// cores' buffers (W1), and the log has to take these so that the bundle can be named and a
-/// checkpoint can let the log go. So beyond the limit *writers* wait ([`LogLimit::is_reached`]),
-/// and the log takes what is in the buffers.
-pub(super) struct LogSegments {
-    pub(super) state: Arc<Mutex<PageState>>,
-    pub(super) limit: Arc<LogLimit>,
-    pub(super) keeper: Arc<Signal>,
-}
-
-/// See [`LogLimit::segments`].
-const BEYOND_LIMIT: usize = 2;
-
-/// How long the log may become.
-///
-/// A large transaction *claims* what it is going to log before it begins: the log counts as that
-/// much longer for everybody, and what was claimed is logged without waiting. If it waited in the
-/// middle it would wait for itself, as its first part holds the log.
-#[derive(Debug, Default)]
-pub(super) struct LogLimit {
-    bytes: AtomicU64,
-    segment_bytes: AtomicU64,
-    segments: AtomicUsize,
-    /// Segments that it has.
-    used: AtomicUsize,
-    claimed_bytes: AtomicU64,
-    is_reached: AtomicBool,
-}
-
-/// What a large transaction has claimed of the log. It gives back what is left of it when it is
-/// dropped.
-#[derive(Debug)]
-pub(super) struct LogClaim<'l> {
-    limit: &'l LogLimit,
-    bytes: u64,
-}
-
-impl LogClaim<'_> {
-    /// So many bytes of it are logged.
-    pub(super) fn logged(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.limit.claimed_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.limit.look();
-    }
-}
-
-impl Drop for LogClaim<'_> {
-    fn drop(&mut self) {
-        self.logged(self.bytes);
-    }
-}
-
-impl LogLimit {
-    /// It may have so many bytes. The segments that this takes.
-    pub(super) fn set(&self, bytes: u64, geometry: Geometry) -> u32 {
-        let segments = u32::try_from(bytes / u64::from(geometry.segment)).unwrap_or(u32::MAX).max(4);
-        self.bytes.store(bytes, Ordering::Relaxed);
-        self.segment_bytes.store(geometry.segment.into(), Ordering::Relaxed);
-        self.segments.store(segments as usize, Ordering::Relaxed);
-        u32::try_from(self.segments()).unwrap_or(u32::MAX)
-    }
-
-    /// Segments that it has at most, with those for what is in buffers when it is as long as it may
-    /// be.
-    pub(super) fn segments(&self) -> usize {
-        self.segments.load(Ordering::Relaxed) + BEYOND_LIMIT
-    }
-
-    /// The bytes that it may have.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether writers wait until a checkpoint has let some of the log go.
-    pub(super) fn is_reached(&self) -> bool {
-        self.is_reached.load(Ordering::Relaxed)
-    }
-
-    /// The log has so many segments.
-    pub(super) fn has(&self, segments: usize) {
-        self.used.store(segments, Ordering::Relaxed);
-        self.look();
-    }
-
-    /// Claims so many bytes, whether they are there or not ([`LogLimit::fits_claims`]).
-    pub(super) fn claim(&self, bytes: u64) -> LogClaim<'_> {
-        self.claimed_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.look();
-        LogClaim { limit: self, bytes }
-    }
-
-    /// Whether all that is claimed can be logged.
-    pub(super) fn fits_claims(&self) -> bool {
-        self.used.load(Ordering::Relaxed) + self.claimed_segments() <= self.segments.load(Ordering::Relaxed)
-    }
-
-    fn claimed_segments(&self) -> usize {
-        let segment = self.segment_bytes.load(Ordering::Relaxed).max(1);
-        to_usize(self.claimed_bytes.load(Ordering::Acquire).div_ceil(segment))
-    }
-
-    fn look(&self) {
-        let all = self.used.load(Ordering::Relaxed) + self.claimed_segments();
-        self.is_reached.store(all >= self.segments.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-impl SegmentSupply for LogSegments {
-    fn next(&self) -> Option<SegmentName> {
-        let mut state = lock(&self.state);
-        let name = state.segments.open_log().map(|(name, _)| name);
-        self.limit.has(state.segments.log_count());
-        if self.limit.is_reached() {
-            self.keeper.set();
-        }
-        name
-    }
-
-    fn wanted(&self) {
-        self.keeper.set();
-    }
+/// The error of an operation on a store that was closed, or is being closed.
+pub(super) fn closed(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Closed, operation).because("the store was closed").outcome_is(Outcome::NotStarted)
 }
 
 /// One core's part of a store.
@@ -458,11 +373,19 @@ pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
     /// What it tells the keeper by itself; the pages tell the rest.
     pub(super) events: Arc<Events>,
     pub(super) log: CoreDriver<E, N>,
+    /// For its buffer of the log.
+    pub(super) _kept: KeptForCore,
     pub(super) overlay: RefCell<Access>,
     pub(super) lengths: LengthsOfCore,
     pub(super) hand: Hand,
     /// Pages that this core does not evict now: a transaction is making its changes.
     pub(super) spared: RefCell<Vec<PageId>>,
+    /// An empty buffer that has room, for the value of a write that is decided.
+    pub(super) buffer: Cell<Vec<u8>>,
+    /// Memory for the changes of the next transaction.
+    pub(super) kept: Cell<Kept>,
     /// The core is to give back memory that it does not use.
     pub(super) asked: Arc<Signal>,
+    /// The file system below has no room, and is not asked again before this.
+    pub(super) full_until: Cell<Option<Instant>>,
 }

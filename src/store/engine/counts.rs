@@ -26,10 +26,14 @@ pub(super) enum Count {
     Moves,
     /// Changes of shape that the keeper has finished for others.
     Finished,
+    /// Long values of which it was said that they cannot be reclaimed.
+    ValuesLeft,
+    /// Reads of several keys that did not fit memory together.
+    CopiedReads,
 }
 
 #[cfg(test)]
-pub(super) const COUNTS: usize = Count::Finished as usize + 1;
+pub(super) const COUNTS: usize = Count::CopiedReads as usize + 1;
 
 #[cfg(test)]
 thread_local! {

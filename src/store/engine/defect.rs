@@ -32,6 +32,8 @@ pub(super) enum EngineDefect {
     GroupNotHeldForCut,
     /// Writers write keys that are pending.
     PendingIgnored,
+    /// A long value is written once more whenever another writer of its key was faster.
+    ValuesWrittenAgain,
     /// The keeper leaves changes of shape as it finds them, half done.
     ChangesNotFinished,
 }

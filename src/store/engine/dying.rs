@@ -34,6 +34,9 @@
 //! emptied once more. What is left then, or by an error, is tried again every
 //! [`AGAIN`](super::drain::AGAIN), and when the log is drained.
 //!
+//! A tree that is [one empty leaf](CoreStore::is_empty_now) is not cleared: it is what clearing
+//! would make.
+//!
 //! # Room
 //!
 //! Clearing takes the room of an entry and of an empty root. For that some room is kept beyond what
@@ -47,15 +50,15 @@
 //! Whoever looked a tree up and then awaited something may come back when it is dying.
 //!
 //! - A **writer** asks [`CoreStore::check_tree`] when it has room in the log, behind its last
-//!   await. It is refused, and looks the tree up again. A writer on another core that asks just
+//!   await. It is refused, and looks the tree up again ([`lost_name`] tells that error from a
+//!   device's). A writer on another core that asks just
 //!   before the tree is cleared writes beside the clearing, which is then the later of the two.
 //! - A **transaction** asks before it reads and after it has read, as the task may be at work on
 //!   another core. So what it makes of the tree is made of all of it, before it was cleared.
-//! - A **reader** finds what was there, or nothing. Whoever keeps a root between operations asks
-//!   [`CoreStore::has_lost_name`] first.
-//! - A **scan** goes on in the old content: it shows keys that were there when the tree was
-//!   cleared, in their order, with the values that they had, and ends when what is ahead of it is
-//!   taken apart. It shows nothing that was written after the clearing.
+//! - A **reader** finds what was there, or nothing; one of several keys asks as a transaction does.
+//!   Whoever keeps a root between operations asks [`CoreStore::has_lost_name`] first.
+//! - A **scan** asks before each key, and ends. It shows nothing that was written after the
+//!   clearing.
 //!
 //! So the page of the root has to be that root for as long as the store is open: this is why there
 //! are the stages `Young` and `Kept`. It costs an id, and an empty leaf, for each clearing until
@@ -79,19 +82,24 @@
 mod apart;
 pub(super) mod lost;
 
+use std::ops::Bound;
+
 pub(super) use self::apart::take_apart_when_asked;
+use self::lost::LostName;
+pub(in crate::store) use self::lost::lost_name;
 use super::core_store::CoreStore;
-use super::operations::operation;
+use super::operations::{operation, overlaid};
 pub(super) use super::registry::Stage;
 use super::registry::{NamedTree, catalog, dying_key};
 use super::space::account::{Kind, added_bytes};
 use super::transaction::Key;
 use super::trees::ROOT_BYTES;
 use crate::block::Namespace;
-use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::btree::{Change, Refusal, TreeRoot};
+use crate::error::Result;
+use crate::store::btree::{Change, Refusal, Target, TreeRoot};
 use crate::store::env::Env;
 use crate::store::options::Durability;
+use crate::store::overlay::Direction;
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
 
 /// What became of an attempt to take a name from a tree.
@@ -131,7 +139,8 @@ fn append(room: &mut LogRoom<'_>, operations: &[Operation<'_>]) {
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Makes the tree with this name empty, in a time that does not depend on what it has. The tree
-    /// that has the name now, and the number of the write; None if there is no such tree.
+    /// that has the name now, which is the same if it is empty, and the number of the write that
+    /// made it so or of a newer one; None if there is no such tree.
     ///
     /// # Errors
     ///
@@ -165,15 +174,43 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.shared.dying.lost.contains(tree.tree)
     }
 
-    /// Refuses a write to a tree that has lost its name. Between this and the number of the write
-    /// nothing may await.
+    /// Refuses an operation on a tree that has lost its name ([`lost_name`]). Between
+    /// this and the number of a write nothing may await.
     pub(super) fn check_tree(&self, tree: TreeRoot) -> Result<()> {
-        if self.has_lost_name(tree) {
-            let why = "the tree was cleared or removed meanwhile: it is to be looked up again";
-            let error = Error::new(ErrorKind::NotFound, "write to store").because(why);
-            return Err(error.outcome_is(Outcome::NotStarted));
+        if self.has_lost_name(tree) { Err(LostName::error(tree.tree)) } else { Ok(()) }
+    }
+
+    pub(super) fn check_trees(&self, keys: &[Key<'_>]) -> Result<()> {
+        keys.iter().try_for_each(|(tree, _)| self.check_tree(*tree))
+    }
+
+    /// Whether clearing the tree would change nothing. What cannot be read is not looked at.
+    async fn is_empty_leaf(&self, tree: TreeRoot) -> bool {
+        // Most trees have keys, and their first pages are not loaded for this.
+        while self.shared.lengths.of(tree) == 0 {
+            match self.is_empty_now(tree) {
+                // Nothing awaits from here on.
+                Ok(is_empty) => return is_empty && !self.has_lost_name(tree),
+                Err(refusal) if self.overcome(refusal).await.is_err() => return false,
+                Err(_) => {}
+            }
         }
-        Ok(())
+        false
+    }
+
+    fn is_empty_now(&self, tree: TreeRoot) -> std::result::Result<bool, Refusal> {
+        let mut access = self.overlay.borrow_mut();
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let is_overlaid = access.all(&self.shared.overlay).iter().any(|overlay| {
+            let view = overlay.view(overlaid(tree), all, Direction::Forwards, 1);
+            view.end().is_some() || view.records().next().is_some()
+        });
+        if is_overlaid {
+            return Ok(false);
+        }
+        let mut is_empty = true;
+        let next = self.core.pin().scan_leaf(tree, &Target::At(Vec::new()), |_, _| is_empty = false)?;
+        Ok(is_empty && next.is_none())
     }
 
     async fn part_with(
@@ -185,6 +222,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut asked = 0;
         loop {
             let Some(old) = self.find_tree(name) else { return Ok(None) };
+            if keeps_name && self.is_empty_leaf(old.root).await {
+                let newest = self.log.log().next_number() - 1;
+                self.shared.check_writable("write to store")?;
+                self.log.commit(newest, durability);
+                return Ok(Some((Some(old), newest)));
+            }
             let (name_key, dying_key) = (NamedTree::key(name), dying_key(old.root.tree));
             let keys = [(catalog(), &name_key[..]), (catalog(), &dying_key[..])];
             // No number is longer.
@@ -211,6 +254,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     held.wrote_all();
                     self.log.commit(number, durability);
                     self.shared.dying.errand.ask();
+                    // A large transaction that has keys of the tree is to give up.
+                    self.shared.progress.tell();
                     return Ok(Some((new, number)));
                 }
                 Parting::Changed => {}

@@ -108,6 +108,7 @@ impl<E: Env, N: Namespace> Sweep for InMemory<'_, E, N> {
         match self.store.core.pin().try_evict(page) {
             Eviction::Evicted { bytes } => {
                 count(Count::Evictions);
+                self.store.shared.meters.evictions.add(1);
                 Attempt::Evicted { bytes }
             }
             Eviction::Dirty => Attempt::Dirty,

@@ -62,7 +62,6 @@
 //! One hand goes round in the order of (parent's id, page's id), which brings families together
 //! (E4). Before it come inner pages with many children in flux, whose debts would outgrow a bundle;
 //! heirs, which hold back all pages below them and all ids; and what the evicter found dirty.
-#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod assemble;
 mod defect;
@@ -74,6 +73,9 @@ mod set;
 mod structure;
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+pub(in crate::store) use structure::STEPS;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -350,9 +352,8 @@ impl Flusher {
     /// those that are to inherit from pages that are gone. Each counts `least` bytes at least. As
     /// far as events are drained; those in bundles under way are left out.
     pub(in crate::store) fn growth_bytes(&self, pages: &impl Pages, least: usize) -> usize {
-        let heirs: BTreeSet<_> = self.structure.gone.values().flat_map(|gone| &gone.heirs).collect();
-        let due = heirs.into_iter().filter_map(|heir| match pages.look(*heir) {
-            Look::Live(live) if !pages.is_clean(*heir) => Some(live),
+        let due = self.structure.heirs().filter_map(|(heir, _)| match pages.look(heir) {
+            Look::Live(live) if !pages.is_clean(heir) => Some(live),
             _ => None,
         });
         let grown = self.grown(pages).map(|(_, live)| live);
@@ -436,8 +437,7 @@ impl Flusher {
         }
         for freed in &done.freed {
             self.under_way.remove(&freed.id());
-            self.structure.gone.remove(&freed.id());
-            self.structure.flux.remove(&freed.id());
+            self.structure.is_freed(freed.id());
             if self.leaving.remove(&freed.id()).is_some() {
                 self.structure.roots.remove(&freed.id());
             }

@@ -5,7 +5,6 @@
 //! grows takes a checkpoint.
 
 use super::core_store::CoreStore;
-use super::space::account::{max_log_bytes, room};
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::Result;
@@ -36,6 +35,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let Some(grown) = grown(geometry, self.namespace.info().max_size_bytes) else { return Ok(false) };
         if self.namespace.size_bytes() < grown.size_bytes() {
             self.namespace.grow(grown.size_bytes()).await?;
+        } else {
+            let from = geometry.size_bytes();
+            self.namespace.allocate(from, grown.size_bytes() - from).await?;
         }
         {
             let mut state = self.shared.state();
@@ -50,9 +52,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// What follows from the size of the store.
     pub(super) fn set_limits(&self, geometry: Geometry) {
-        let longest = max_log_bytes(self.shared.wanted_log_bytes, geometry);
-        let segments = self.shared.log_limit.set(longest, geometry);
-        self.shared.space.set_room(room(geometry, segments));
+        let max_size = self.namespace.info().max_size_bytes.max(geometry.size_bytes());
+        self.shared.log_limit.set(self.shared.wanted_log_bytes, geometry, max_size);
+        self.set_room();
     }
 }
 

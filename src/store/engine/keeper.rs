@@ -18,15 +18,16 @@ use super::stall::Watch;
 use super::state::PageState;
 use super::write_back::{Flushed, PAGE_BYTES};
 use crate::block::Namespace;
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::store::btree::CorePages;
 use crate::store::env::Env;
 use crate::store::events::Event;
 use crate::store::pace::either;
-use crate::store::wal::Leader;
 
-/// The keeper looks whether something is due at least this often.
+/// The keeper looks whether something is due at least this often while others write,
 const BEAT: Duration = Duration::from_millis(10);
+/// and at least this often in any case. Whoever waits for it wakes it.
+const IDLE_BEAT: Duration = Duration::from_secs(1);
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
 /// While writers wait for the log, or until less has to be durable together.
@@ -53,15 +54,19 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // No checkpoint before this, unless it is asked for: a read for the last one failed.
         let mut not_before = self.env.now();
         // How long the log was after the last checkpoint, or when what is left in the overlay was
-        // carried on.
-        let (mut was_long, mut log_end) = (0, None);
+        // carried on; and where it ended at the turn before.
+        let (mut was_long, mut log_end) = (0, self.shared.log_limit.end());
         let mut sequence = self.shared.state().superblock.sequence;
+        let (mut beat, mut next_number) = (BEAT, 0);
         loop {
+            if let Some(failure) = self.log.shared().why_failed() {
+                return Err(failure.error("write log", Outcome::Unknown));
+            }
             let (is_asked, wanted, is_closing) = {
                 let requests = self.shared.requests();
-                let answered = requests.done.max(requests.refused.0);
-                (requests.wanted > answered, requests.wanted, requests.is_closing)
+                (requests.wanted > requests.answered(), requests.wanted, requests.is_closing)
             };
+            self.allocate_ahead().await?;
             let is_through = self.shared.overlay.is_through();
             if is_through {
                 // Not before: what the drain has is counted until it is in pages.
@@ -75,11 +80,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.finish_changes().await;
             self.look_at_growth();
+            if self.shared.log_limit.is_longer() {
+                self.see_to_longer_log().await?;
+            }
             let before = std::mem::replace(&mut sequence, self.shared.state().superblock.sequence);
             let has_shrunk = sequence != before;
-            if has_shrunk {
-                log_end = None;
-            }
             let load = self.load_now(&mut log_end).await;
             if has_shrunk {
                 // What is left may be carried on before writers stop, however much that is.
@@ -113,7 +118,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
             if !has_flushed {
-                either(self.shared.keeper.wait(), self.env.sleep(BEAT)).await;
+                let before = std::mem::replace(&mut next_number, self.log.log().next_number());
+                beat = if before == next_number { (beat * 2).min(IDLE_BEAT) } else { BEAT };
+                either(self.shared.keeper.wait(), self.env.sleep(beat)).await;
             }
         }
     }
@@ -238,14 +245,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// What the pace depends on. The log may start from here on, if it comes to that.
     ///
-    /// `log_end` is where the log ended at the call before, in bytes from its first segment on;
-    /// None if another one is its first since then.
-    async fn load_now(&self, log_end: &mut Option<u64>) -> Load {
-        let look = |leader: &mut Leader| (leader.segments.used() as u64, leader.position());
-        let (used, position) = self.log.shared().with_leader(look).await;
-        let segment = u64::from(self.shared.owner.geometry.segment);
-        let end = used.saturating_sub(1) * segment + u64::from(position.offset);
-        let logged = log_end.replace(end).map_or(0, |before| end.saturating_sub(before));
+    /// `log_end` is where the log ended at the call before.
+    async fn load_now(&self, log_end: &mut u64) -> Load {
+        let position = self.log.shared().with_leader(|leader| leader.position()).await;
+        let log = &self.shared.log_limit;
+        let end = log.end();
+        let logged = end.saturating_sub(std::mem::replace(log_end, end));
         let (memory, retired) = (&self.shared.memory, self.shared.nodes.retired_bytes());
         if retired > 0 && memory.pressure_bytes(0) > 0 {
             self.shared.ask_for_memory();
@@ -261,17 +266,31 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // The evicter wants pages too for which the log keeps nothing, and which are not counted.
         let wanted = flusher.wanted_count() as u64 * PAGE_BYTES;
         let dirty = flusher.dirty_count() as u64 * PAGE_BYTES + wanted;
-        let (used, limit) = (used * segment, self.shared.log_limit.bytes());
-        // Writers may have to wait before it is as long as that: they count spare segments too.
-        let is_reached = self.shared.log_limit.is_reached();
+        let (used, limit) = (log.used(), log.limit());
         Load {
-            log_used: if is_reached { used.max(limit) } else { used },
+            // What is claimed counts when somebody waits for it.
+            log_used: if log.is_reached() { used.max(limit) } else { used },
             log_limit: limit,
             logged,
             dirty,
             dirty_budget: self.shared.memory.account().limit_bytes() / 2,
             wanted: pressure.min(dirty).max(wanted),
         }
+    }
+
+    /// A group has made the log longer: makes sure that there are segments for that, and ends it
+    /// when nobody needs it any more.
+    pub(super) async fn see_to_longer_log(&self) -> Result<()> {
+        if !self.has_segments(0) {
+            self.make_room(0).await?;
+            self.shared.progress.tell();
+        }
+        let room = self.shared.log_limit.shorten();
+        if room > 0 {
+            self.shared.space.give_back(room);
+            self.shared.progress.tell();
+        }
+        Ok(())
     }
 
     /// How much of the log a checkpoint would let go, in eighths of its writes. None if not even a

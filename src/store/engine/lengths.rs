@@ -246,7 +246,7 @@ impl Lengths {
         lock(&self.0).ended.push((root(tree), number));
     }
 
-    fn of(&self, tree: TreeRoot) -> u64 {
+    pub(super) fn of(&self, tree: TreeRoot) -> u64 {
         let state = lock(&self.0);
         let root = root(tree);
         let sum = |sums: &Sums| sums.get(&root).copied().unwrap_or(0);

@@ -61,6 +61,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             match installed {
                 Ok(_) => {
                     count(Count::Loads);
+                    self.shared.meters.page_loads.add(1);
                     return Ok(());
                 }
                 Err(NotInstalled::NoRoom) => self.wait_for_memory().await?,

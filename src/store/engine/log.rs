@@ -67,9 +67,10 @@ pub(in crate::store) use self::core_driver::CoreDriver;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::yield_now;
+use crate::store::engine::meters::LogMeters;
 use crate::store::env::Env;
+use crate::store::failure::Failure;
 use crate::store::pages::SegmentName;
-use crate::store::state::Failure;
 use crate::store::wal::{Lead, Leader, LogFormat, Wal};
 use bundles::Bundles;
 use needs::Goal;
@@ -89,6 +90,12 @@ pub(in crate::store) trait SegmentSupply: Send + Sync {
     /// A segment for the log, of a generation above all that were used of it. Its blocks should
     /// have been written before.
     fn next(&self) -> Option<SegmentName>;
+
+    /// The log has failed.
+    fn failed(&self);
+    /// The log ends there now, as its segments count
+    /// ([`Segments::end`](crate::store::wal::Segments::end)). Said with each batch.
+    fn ends_at(&self, _end: u64) {}
 
     /// There was none: the log will need one soon, or needs it now. Said again and again.
     /// [`LogDriver::segments_came`] says that there is one.
@@ -178,6 +185,7 @@ pub(in crate::store) struct LogDriver {
     others: AtomicU32,
     has_failed: AtomicBool,
     failure: Mutex<Option<Failure>>,
+    meters: LogMeters,
 }
 
 impl std::fmt::Debug for LogDriver {
@@ -213,6 +221,7 @@ impl LogDriver {
             others: AtomicU32::new(0),
             has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
+            meters: LogMeters::default(),
         })
     }
 
@@ -238,6 +247,11 @@ impl LogDriver {
             return Err(refused());
         };
         Ok(CoreDriver::start(Arc::clone(self), slot, log, env, namespace))
+    }
+
+    /// What it has written and flushed.
+    pub(in crate::store::engine) fn meters(&self) -> &LogMeters {
+        &self.meters
     }
 
     /// The log: its order of writes, and what is durable.
@@ -325,7 +339,7 @@ impl LogDriver {
     /// The log's own write or flush failed.
     fn fail(&self, error: &Error) {
         if self.give_up(error) {
-            tracing::error!("the log failed: {error}");
+            self.supply.failed();
         }
     }
 
@@ -351,6 +365,11 @@ impl LogDriver {
             return None;
         }
         lock(&self.failure).as_ref().map(|failure| failure.error(operation, outcome))
+    }
+
+    /// Why the log has failed, if it has.
+    pub(in crate::store::engine) fn why_failed(&self) -> Option<Failure> {
+        lock(&self.failure).clone().filter(|_| self.has_failed())
     }
 
     fn check_writable(&self) -> Result<()> {

@@ -13,18 +13,20 @@
 //! these first. Nothing is written before it is known what the namespace holds, and then only the
 //! superblock of the new epoch.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::collect::collect_when_asked;
-use super::core_store::{CoreStore, Duty, LogLimit, LogSegments, Shared};
+use super::core_store::{CoreStore, Duty, Shared, closed};
 use super::defect::{Defects, EngineDefect};
 use super::dying::take_apart_when_asked;
+use super::hollow::{allocate, allocate_fresh};
 use super::lengths::Cut;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
+use super::log_limit::{LogLimit, LogSegments};
 use super::signal::Signal;
 use super::space::account::added_by;
 use super::state::{PageState, point};
@@ -43,6 +45,7 @@ use crate::store::env::Env;
 use crate::store::events::Sink;
 use crate::store::options::Options;
 use crate::store::overlay;
+use crate::store::pace::Pace;
 use crate::store::pages::{
     Damage, Geometry, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments, Superblock,
     TableLoad, Trailer, decode_lengths,
@@ -151,6 +154,7 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         drawn
     });
     let mut segments = Segments::new(geometry, Defects::now().pages);
+    allocate_fresh(namespace, &mut segments).await?;
     let mut open_log = || segments.open_log().map(|(name, _)| name);
     let (Some(first), Some(named)) = (open_log(), open_log()) else {
         unreachable!("the smallest store has more segments");
@@ -262,7 +266,8 @@ async fn load<E: Env, N: Namespace>(
     let mut records = overlay::Builder::new(u64::from_le_bytes(seed), counted_from).of_log_from(log_start);
     let mut has_deleted_range = false;
     let (mut logged_bytes, mut incomplete) = (0, None);
-    let mut each = |batch: &Batch<'_>| {
+    let mut pace = Pace::default();
+    let mut each = async |batch: &Batch<'_>| {
         if batch.header.batch >= superblock.first_batch {
             named.extend(batch.bundles());
         }
@@ -272,6 +277,7 @@ async fn load<E: Env, N: Namespace>(
                 logged_bytes += added_by(operation);
             });
             incomplete = incomplete.or(taken.err());
+            pace.step().await;
         }
     };
     let end = replay(namespace, log_format(&owner), point(&superblock.log), &mut each).await?;
@@ -305,7 +311,17 @@ async fn load<E: Env, N: Namespace>(
     }
     // What was read may sit in a volatile cache, if only the process had died.
     namespace.flush().await?;
-    let parts = (loading.finish(), Arc::new(map), overlay);
+    let mut segments = loading.finish();
+    if namespace.info().sparse {
+        segments.doubt_free();
+        // What the log goes on in; a power failure may have taken blocks that were never written.
+        for (name, _) in end.chain.last().into_iter().chain([&(end.named, 0)]) {
+            if let Err(error) = allocate(namespace, owner.geometry, name.segment).await {
+                tracing::warn!("{}: the log may find no room: {error}", namespace.info().name);
+            }
+        }
+    }
+    let parts = (segments, Arc::new(map), overlay);
     Ok(Loaded { state: PageState::new(*superblock, copies, parts), end, records, logged_bytes, lengths })
 }
 
@@ -371,10 +387,14 @@ async fn attach_first<E: Env, N: Namespace>(
     let chain = Chain::new(format, chain, end.position.offset, end.named);
     let buffer = (options.cache_bytes / LOG_BUFFERS_PER_CACHE).next_power_of_two();
     let buffer = buffer.clamp(*LOG_BUFFER_BYTES.start(), *LOG_BUFFER_BYTES.end());
+    let limit = Arc::new(LogLimit::new(buffer as u64));
+    let start = point(&state.superblock.log);
+    let start = chain.position(start.segment, start.offset);
+    limit.starts_at(start.expect("the chain begins where the log does"));
+    limit.ends_at(chain.end());
     let wal = Wal::new(format, epoch, end.position, chain, (MAX_CORES, buffer), Defects::now().wal);
     let state = Arc::new(Mutex::new(state));
     let keeper = Arc::new(Signal::default());
-    let limit = Arc::<LogLimit>::default();
     let supply =
         LogSegments { state: Arc::clone(&state), limit: Arc::clone(&limit), keeper: Arc::clone(&keeper) };
     let log = LogDriver::new(wal, format, MAX_CORES, Box::new(supply));
@@ -384,6 +404,7 @@ async fn attach_first<E: Env, N: Namespace>(
     let store = CoreStore::attach(&Arc::new(shared), env, namespace)?;
     store.shared.values.start(epoch);
     store.set_limits(owner.geometry);
+    store.shared.log_limit.is_found(&store.shared.space);
     store.shared.space.set_used(store.shared.state().segments.taken_bytes());
     // What is in the log was admitted when it was written, and is in no page as far as is known.
     store.shared.space.reserve(logged_bytes);
@@ -409,6 +430,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let hand = Hand::new(Arc::clone(&shared.round));
         let asked = shared.add_collector();
         let shared = Arc::clone(shared);
+        let kept = shared.log_limit.keep_for_core();
         let store = Rc::new(Self {
             shared,
             env,
@@ -416,11 +438,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             core,
             events,
             log,
+            _kept: kept,
             overlay: RefCell::default(),
             lengths,
             hand,
             spared: RefCell::default(),
+            buffer: Cell::default(),
+            kept: Cell::default(),
             asked: Arc::clone(&asked),
+            full_until: Cell::default(),
         });
         store.env.spawn("store collector", collect_when_asked(Rc::downgrade(&store), asked));
         Ok(store)
@@ -462,13 +488,26 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.ask(false).await
     }
 
-    /// Takes the last checkpoint. Reads still work.
+    /// Takes the last checkpoint, and waits until the tasks that keep the store have ended. Reads
+    /// still work; all else is refused with [`ErrorKind::Closed`], but for closing once more, which
+    /// does nothing.
     ///
     /// # Errors
     ///
     /// The store has failed.
     pub(in crate::store) async fn close(&self) -> Result<()> {
-        self.ask(true).await
+        if self.shared.requests().is_closed {
+            // It was closed before, or has failed.
+            return self.shared.check_failed("close store", Outcome::NotStarted);
+        }
+        let closed = self.ask(true).await;
+        while self.shared.is_over() && self.shared.is_at_work() {
+            let moment = self.shared.progress.now();
+            if self.shared.is_at_work() {
+                self.shared.progress.since(moment).await;
+            }
+        }
+        closed
     }
 
     async fn ask(&self, is_closing: bool) -> Result<()> {
@@ -488,7 +527,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.shared.check_failed("checkpoint", Outcome::Unknown)?;
             if self.shared.requests().is_closed {
-                return Err(Error::new(ErrorKind::Closed, "checkpoint").because("the store was closed"));
+                return if is_closing { Ok(()) } else { Err(closed("checkpoint")) };
             }
             self.shared.progress.since(moment).await;
         }

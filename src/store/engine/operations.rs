@@ -4,7 +4,7 @@
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
-use super::space::account::{Held, added_bytes};
+use super::space::account::{Held, Kind, added_bytes};
 use super::values::Reference;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -87,7 +87,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                         return Ok(read.take().map(|read| read(&value)));
                     }
                 }
-                Err(miss) => self.load(miss).await?,
+                Err(miss) => Box::pin(self.load(miss)).await?,
             }
         }
     }
@@ -171,13 +171,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.check_tree(tree)?;
             // Here, as its number is drawn soon after.
-            if !is_admitted && !self.shared.space.admit(adds) {
+            if !is_admitted && !self.shared.space.admit(adds, Kind::Adds) {
                 drop(room);
                 if self.adds_nothing(tree, key, change).await? {
                     self.shared.space.shrinks();
                     is_admitted = true;
                 } else {
-                    self.ask_for_room(&mut asked).await?;
+                    Box::pin(self.ask_for_room(&mut asked)).await?;
                 }
                 continue;
             }
@@ -244,12 +244,27 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(Some(why))
     }
 
-    /// Room for the record of a write. Nothing may await from here to the record.
+    /// Room for the record of a write, while the log is not as long as it may be. Nothing may await
+    /// from here to the record.
     pub(super) async fn log_room(&self, len: usize) -> Result<LogRoom<'_>> {
-        let room = self.log.room(1, len).await?;
-        // The store may have been closed while the log had none.
+        loop {
+            let room = self.claimed_room(len).await?;
+            // Once more: many may have waited for room in the buffer.
+            if !self.shared.log_limit.is_reached() {
+                return Ok(room);
+            }
+            drop(room);
+            self.wait_for_log().await?;
+        }
+    }
+
+    /// The same for what the log was claimed for, however long it is.
+    pub(super) async fn claimed_room(&self, len: usize) -> Result<LogRoom<'_>> {
+        let room = self.log.room(1, len).await;
+        // The store may have been closed while the log had none; what became of the log after that
+        // is of no interest.
         self.shared.check_writable("write to store")?;
-        Ok(room)
+        room
     }
 
     /// Makes it possible to try again.
@@ -260,8 +275,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 .outcome_is(Outcome::NotStarted))
         };
         match refusal {
-            Refusal::Miss(miss) => self.load(miss).await,
-            Refusal::NoRoom => self.wait_for_memory().await,
+            // Boxed, as what is rare: who waits for an operation holds its future.
+            Refusal::Miss(miss) => Box::pin(self.load(miss)).await,
+            Refusal::NoRoom => Box::pin(self.wait_for_memory()).await,
             Refusal::Again => {
                 crate::rt::yield_now().await;
                 Ok(())

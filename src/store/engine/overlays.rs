@@ -75,9 +75,14 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// That of the list when it was copied, or an older one.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
     /// The overlays that may have something.
     pub(super) fn all(&mut self, overlays: &Overlays) -> &[Arc<Overlaid>] {
-        let version = overlays.version.load(Ordering::Acquire);
+        let version = overlays.version();
         if version != self.version {
             // It may be a newer list than the version says; then it is copied once more.
             self.version = version;
@@ -90,6 +95,11 @@ impl Access {
 impl Overlays {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes whenever the list does.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The overlays, the oldest first.

@@ -1,4 +1,5 @@
-//! Keys of a large transaction that is not decided yet: writers wait until it is.
+//! Keys of a large transaction that is not decided yet: writers wait until it is. So they do for
+//! keys that are read at one moment and do not fit memory.
 //!
 //! A large transaction reads its keys one after the other, and what it makes of them takes many
 //! steps. So nobody else may write them meanwhile, on any core. Readers pass by: until it is
@@ -11,7 +12,9 @@
 //! | [`Pending::has`] | a writer looks, in the step in which it writes: a load, while nothing is pending |
 //! | [`Turn`] is dropped | it is decided, or given up: no key is pending |
 //!
-//! Nobody who waits for a turn, or for a key, holds anything that others wait for.
+//! Nobody who waits for a turn, or for a key, holds anything that others wait for. For who takes a
+//! cleared tree apart others do wait: whoever has keys of the tree pending gives up then
+//! (`transaction/large.rs`).
 //!
 //! Keys are known by their hashes, so a writer may wait for a key that is another's. The seed is
 //! random, so that nobody can choose such keys.
@@ -117,20 +120,38 @@ impl Drop for Turn<'_> {
 }
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// Waits until no large transaction is at work, and is the next.
+    /// Waits until no large transaction is at work, and is the next. What was asked of the keeper
+    /// by then comes first: it waits until all that such transactions have left to the drain is
+    /// through, which it never would be if they followed each other without a pause. Each waits for
+    /// that once, so that no requests without a pause keep it from its turn.
     ///
     /// # Errors
     ///
     /// The store takes no writes.
     pub(super) async fn take_turn(&self) -> Result<Turn<'_>> {
+        let mut asked = None;
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_writable("write to store")?;
-            if !self.shared.pending.is_taken.swap(true, Ordering::AcqRel) {
-                return Ok(Turn { shared: &self.shared });
+            let is_answered = {
+                let requests = self.shared.requests();
+                let now = requests.asked();
+                if asked.is_none() && !requests.is_answered(now) {
+                    asked = Some(now);
+                }
+                asked.is_none_or(|asked| requests.is_answered(asked))
+            };
+            if is_answered && let Some(turn) = self.try_turn() {
+                return Ok(turn);
             }
             self.shared.progress.since(moment).await;
         }
+    }
+
+    /// The turn, if no large transaction is at work.
+    pub(super) fn try_turn(&self) -> Option<Turn<'_>> {
+        let is_free = !self.shared.pending.is_taken.swap(true, Ordering::AcqRel);
+        is_free.then(|| Turn { shared: &self.shared })
     }
 
     /// Whether a writer of the key has to wait.

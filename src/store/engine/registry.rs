@@ -31,6 +31,12 @@ pub(super) const NAMES: u8 = b't';
 /// child word of its root.
 pub(super) const DYING: u8 = b'd';
 
+/// A key that no store has, for what is read of a tree that there is not.
+pub(in crate::store) fn absent_key() -> (TreeRoot, &'static [u8]) {
+    // All keys of the catalog begin with what they are.
+    (catalog(), &[])
+}
+
 /// The key of the catalog for a tree without a name.
 pub(super) fn dying_key(tree: u32) -> [u8; 5] {
     let mut key = [DYING; 5];

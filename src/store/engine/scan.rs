@@ -17,6 +17,9 @@
 //!
 //! Changes of keys ahead are seen if they are made before the scan comes to their leaf. No key that
 //! stays is missed, or shown twice.
+//!
+//! A scan is one of the tree that it began on. Once that is cleared or removed it ends, whatever it
+//! has copied, and whatever the name has by then.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
@@ -103,6 +106,8 @@ pub(in crate::store) struct Scan<E: Env, N: Namespace> {
     direction: Direction,
     batch: Batch,
     is_done: bool,
+    /// It goes on when the tree has lost its name.
+    is_of_remains: bool,
 }
 
 impl<E: Env, N: Namespace> Scan<E, N> {
@@ -114,7 +119,22 @@ impl<E: Env, N: Namespace> Scan<E, N> {
     ) -> Self {
         let is_done = is_empty(&lower, &upper);
         let store = Rc::clone(store);
-        Self { store, tree, lower, upper, direction, batch: Batch::default(), is_done }
+        let batch = Batch::default();
+        Self { store, tree, lower, upper, direction, batch, is_done, is_of_remains: false }
+    }
+
+    /// A scan over all that is left of a tree that has lost its name.
+    pub(super) fn of_remains(store: &Rc<CoreStore<E, N>>, tree: TreeRoot) -> Self {
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        Self { is_of_remains: true, ..Self::new(store, tree, all, Direction::Forwards) }
+    }
+
+    /// Ends the scan if its tree has lost its name.
+    fn look_at_tree(&mut self) {
+        if !self.is_of_remains && self.store.has_lost_name(self.tree) {
+            self.batch.clear();
+            self.is_done = true;
+        }
     }
 
     /// The next key and its value; None at the end.
@@ -133,6 +153,7 @@ impl<E: Env, N: Namespace> Scan<E, N> {
     /// As for [`Scan::next`].
     pub(in crate::store) async fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         loop {
+            self.look_at_tree();
             if self.batch.next == self.batch.ends.len() && !self.is_done {
                 self.read_leaf().await?;
             } else if let Some((key, reference)) = self.batch.next_elsewhere() {
@@ -160,27 +181,14 @@ impl<E: Env, N: Namespace> Scan<E, N> {
     ///
     /// As for [`Scan::next`].
     pub(in crate::store) async fn next_key(&mut self) -> Result<Option<&[u8]>> {
+        self.look_at_tree();
         while self.batch.next == self.batch.ends.len() && !self.is_done {
             self.read_leaf().await?;
+            self.look_at_tree();
         }
         let at = self.batch.next;
         self.batch.next = (at + 1).min(self.batch.ends.len());
         Ok(self.batch.entry(at).map(|(key, _)| key))
-    }
-
-    /// One of the keys of the next leaf that has some, each as likely as the others. None if no
-    /// leaf ahead has one.
-    ///
-    /// # Errors
-    ///
-    /// As for loading a page.
-    async fn random_of_leaf(&mut self, random: u64) -> Result<Option<Vec<u8>>> {
-        while self.batch.ends.is_empty() && !self.is_done {
-            self.read_leaf().await?;
-        }
-        let at = random.checked_rem(self.batch.ends.len() as u64);
-        let entry = at.and_then(|at| self.batch.entry(usize::try_from(at).ok()?));
-        Ok(entry.map(|(key, _)| key.to_vec()))
     }
 
     /// Copies what one leaf has ahead, and goes on to the next. There may be nothing.
@@ -238,37 +246,6 @@ impl<E: Env, N: Namespace> Scan<E, N> {
             }
         }
         self.is_done |= is_empty(&self.lower, &self.upper);
-    }
-}
-
-impl<E: Env, N: Namespace> CoreStore<E, N> {
-    /// A key of a tree, each about as likely as the others if `random` gives each number of 64 bits
-    /// as often. None if the tree is empty.
-    ///
-    /// # Errors
-    ///
-    /// As for loading a page.
-    pub(in crate::store) async fn random_key(
-        self: &Rc<Self>,
-        tree: TreeRoot,
-        mut random: impl FnMut() -> u64,
-    ) -> Result<Option<Vec<u8>>> {
-        let bound = loop {
-            let bound = self.core.pin().random_bound(tree, &mut random);
-            match bound {
-                Ok(bound) => break bound,
-                Err(miss) => self.load(miss).await?,
-            }
-        };
-        // There may be nothing from there on, but something before.
-        for from in [bound, Vec::new()] {
-            let range = (Bound::Included(from), Bound::Unbounded);
-            let mut scan = Scan::new(self, tree, range, Direction::Forwards);
-            if let Some(key) = scan.random_of_leaf(random()).await? {
-                return Ok(Some(key));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -4,8 +4,8 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 /// Set or not; waiting for it takes it back.
 #[derive(Debug, Default)]
@@ -107,39 +107,95 @@ pub(super) async fn all<E>(
     .await
 }
 
-/// A list of tasks that wait for something to move on.
+/// A list of tasks that wait for something to move on. There may be thousands: each has a place of
+/// its own in it, so that none looks at the others.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    state: Mutex<(u64, Vec<Waker>)>,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// How often something was told.
+    moment: u64,
+    /// Those that wait for what is told after this moment.
+    wakers: Vec<Option<Waker>>,
+    /// Places in that list that were left.
+    left: Vec<usize>,
 }
 
 impl Progress {
     /// Something moved on: wakes all that wait.
     pub(super) fn tell(&self) {
         let woken = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.0 += 1;
-            std::mem::take(&mut state.1)
+            let mut waiting = self.lock();
+            waiting.moment += 1;
+            waiting.left.clear();
+            std::mem::take(&mut waiting.wakers)
         };
-        woken.into_iter().for_each(Waker::wake);
+        woken.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// The moment now: [`Progress::since`] waits for what is told after it.
     pub(super) fn now(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.lock().moment
     }
 
     /// Completes once something was told after `moment`.
-    pub(super) fn since(&self, moment: u64) -> impl Future<Output = ()> + '_ {
-        poll_fn(move |cx| {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.0 != moment {
-                return Poll::Ready(());
-            }
-            if !state.1.iter().any(|waker| waker.will_wake(cx.waker())) {
-                state.1.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
+    pub(super) fn since(&self, moment: u64) -> Since<'_> {
+        Since { progress: self, moment, place: None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// See [`Progress::since`].
+#[derive(Debug)]
+pub(super) struct Since<'p> {
+    progress: &'p Progress,
+    moment: u64,
+    /// Where its waker is, as long as nothing is told after its moment.
+    place: Option<usize>,
+}
+
+impl Future for Since<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let (progress, mine) = (self.progress, cx.waker().clone());
+        let mut waiting = progress.lock();
+        if waiting.moment != self.moment {
+            return Poll::Ready(());
+        }
+        let Waiting { wakers, left, .. } = &mut *waiting;
+        let place = *self.place.get_or_insert_with(|| {
+            left.pop().unwrap_or_else(|| {
+                wakers.push(None);
+                wakers.len() - 1
+            })
+        });
+        let old = wakers[place].replace(mine);
+        drop(waiting);
+        // Not under the lock: it may be the last of a task that waits, too.
+        drop(old);
+        Poll::Pending
+    }
+}
+
+impl Drop for Since<'_> {
+    fn drop(&mut self) {
+        let Some(place) = self.place else { return };
+        let mut waiting = self.progress.lock();
+        if waiting.moment == self.moment {
+            let waker = waiting.wakers[place].take();
+            waiting.left.push(place);
+            drop(waiting);
+            drop(waker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | a write that adds something | reserved, by its number | all numbers up to its own are durable |
 //! | what is not written yet of a long value | held | it is written, and reserved then |
+//! | what makes the log longer for a group ([`log_limit`](super::log_limit)) | held | the log is short again |
 //! | a page's newest durable image | used | it is replaced, or the page is freed |
 //!
 //! So between a bundle and the log's next start some bytes count twice, never none. What is
@@ -17,9 +18,11 @@
 //!
 //! **When it does not fit**, the write is not blind any more: its key is read. A delete, or an
 //! overwrite by what is no longer, adds nothing and is always admitted. For any other the keeper is
-//! asked for room: it lets the namespace grow ([`grow`](super::grow)), portion by portion if need
-//! be; where that is not possible it writes all that is dirty, after which the account is exact. If
-//! there is no room then, and nothing was written since, the answer is [`ErrorKind::NoSpace`].
+//! asked for room: it allocates blocks for what a file has of holes ([`hollow`](super::hollow)), or
+//! lets the namespace grow ([`grow`](super::grow)), portion by portion if need be; where neither is
+//! possible, as the namespace ends or the file system below it is full, it writes all that is
+//! dirty, after which the account is exact. If there is no room then, and nothing was written
+//! since, the answer is [`ErrorKind::NoSpace`].
 //!
 //! # Long values
 //!
@@ -126,6 +129,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// The keeper is asked for room.
     pub(super) async fn give_room(&self) -> Result<()> {
+        if self.allocate_portion().await? {
+            return Ok(());
+        }
+        if self.shared.state().segments.is_refused() {
+            return self.flush_all(Reason::Age).await;
+        }
         match self.grow().await {
             Ok(true) => return self.take_checkpoint(false).await,
             Ok(false) => {}
@@ -134,6 +143,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             Err(error) => return Err(error),
         }
-        self.flush_all(Reason::Age).await
+        self.flush_all(Reason::Age).await?;
+        if self.shared.log_limit.is_longer() && self.make_room(0).await? {
+            // What is held for that is room again.
+            self.take_checkpoint(false).await?;
+            self.see_to_longer_log().await?;
+        }
+        Ok(())
     }
 }

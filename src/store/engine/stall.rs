@@ -8,7 +8,7 @@
 //! | what holds the log's start, or memory | until | who sees to that, with what |
 //! |---|---|---|
 //! | a page that is dirty | a bundle with it is durable | the keeper; segments: `make_room`, of which some are kept (`space`); images are not made in the memory of nodes |
-//! | a page of a bundle under way | the batch that names it is durable | the log, which has room for that when writers wait (`core_store.rs`, `LogSegments`) |
+//! | a page of a bundle under way | the batch that names it is durable | the log, which has room for that when writers wait (`log_limit`) |
 //! | a page that is removed or moved, and that the page above still has | the step above is done | whoever began it, or the keeper, which [finishes](CoreStore::finish_changes) what others leave before it writes; memory: the reserve |
 //! | the same, once no page above has it | its heirs are durable | the keeper: heirs are dirty, and come first |
 //! | what the log had at the opening | it is in the tree, or in the log once more | the drain, which leaves what it cannot bring in; it waits for memory, but not for the log |

@@ -1,5 +1,5 @@
 //! Superblocks on a namespace: what it holds, writing the next one, and the mark of a format that
-//! is under way (disk format 2, sections 1 and 2).
+//! is under way (disk format, sections 1 and 2).
 
 use crate::block::contents::recognise;
 use crate::block::{Namespace, first_data};

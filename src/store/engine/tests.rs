@@ -1,14 +1,19 @@
 //! Tests of the whole engine: what is written is found, now, after closing, and after a crash.
 
+mod allocations;
 mod clear;
+mod closed;
 mod crash;
 mod faults;
 mod full_memory;
 mod keeper;
 mod large;
 mod lengths;
+mod log_limit;
+mod long_flush;
 mod overlay;
 mod scan;
+mod several;
 mod space;
 mod speed;
 mod transaction;

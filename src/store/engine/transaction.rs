@@ -44,17 +44,24 @@
 
 mod large;
 mod long;
+mod parts;
+mod read;
 mod remains;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
+pub use self::read::Reading;
+use smallvec::{SmallVec, smallvec};
+
+use super::change::{Kept, OneChange, To};
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::operations::{operation, overlaid, reference_of};
-use super::space::account::grows_by;
+use super::space::account::{Kind, grows_by};
 use super::update::{LONGEST_VALUE, effect_of};
-use super::values::{INLINE_BYTES, Reference};
+use super::values::INLINE_BYTES;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Known, Miss, Refusal, TreeRoot, Value};
@@ -72,6 +79,9 @@ const MANY_KEYS: usize = 512;
 /// How often the leaves of a transaction's keys are loaded until it is large.
 const TRIES: u32 = 8;
 
+/// No longer buffer is kept for the next transaction.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// A declared key, and its tree.
 pub(in crate::store) type Key<'k> = (TreeRoot, &'k [u8]);
 
@@ -83,34 +93,62 @@ enum Staged {
     Delete,
 }
 
-/// What the closure of a transaction sees: the declared keys by their places, and what it has
-/// written to them. A key that is declared twice is one.
+/// What is kept of so many keys needs no memory of its own: most transactions have one or two.
+const FEW: usize = 2;
+
+/// What was found of each key.
+type Found<'t> = SmallVec<[Option<&'t [u8]>; FEW]>;
+/// For each place, the first one of the same key.
+type Places = SmallVec<[usize; FEW]>;
+
+/// What the closure of a transaction sees: the declared keys, and what it has written to them.
+///
+/// A key is named by its tree and itself; the methods that end in `_at` take its place in the list
+/// of declared keys instead. A key that is declared twice is one. Nothing that the closure writes
+/// reaches the store before it has returned; then all of it does, or nothing.
 ///
 /// # Panics
 ///
-/// Its methods panic for places of no key.
-pub(in crate::store) struct Transaction<'t> {
+/// Its methods panic for a key that was not declared.
+pub struct Transaction<'t> {
     keys: &'t [Key<'t>],
-    found: Vec<Option<&'t [u8]>>,
+    found: Found<'t>,
     /// For each place, the first one of the same key.
-    first: Vec<usize>,
-    writes: Vec<Staged>,
+    first: Places,
+    writes: SmallVec<[Staged; FEW]>,
     staged: Vec<u8>,
+    /// Where each key is, made when a key of many is first asked for by name.
+    places: OnceCell<HashMap<(u32, &'t [u8]), usize>>,
+}
+
+impl std::fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Txn").field("keys", &self.keys.len()).finish_non_exhaustive()
+    }
 }
 
 impl Transaction<'_> {
     /// How many keys were declared.
-    pub(in crate::store) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Whether none was declared.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// The place of a declared key.
     pub(in crate::store) fn place_of(&self, tree: u32, key: &[u8]) -> Option<usize> {
-        self.keys.iter().position(|(of, declared)| of.tree == tree && *declared == key)
+        if self.keys.len() <= FEW_KEYS {
+            return self.keys.iter().position(|(of, declared)| of.tree == tree && *declared == key);
+        }
+        let all = || self.keys.iter().enumerate().map(|(at, (of, key))| ((of.tree, *key), at)).collect();
+        self.places.get_or_init(all).get(&(tree, key)).copied()
     }
 
     /// The value of a key, as this transaction sees it.
-    pub(in crate::store) fn get_at(&self, place: usize) -> Option<&[u8]> {
+    pub fn get_at(&self, place: usize) -> Option<&[u8]> {
         let place = self.first[place];
         match &self.writes[place] {
             Staged::Put(range) => Some(&self.staged[range.clone()]),
@@ -119,32 +157,38 @@ impl Transaction<'_> {
         }
     }
 
-    pub(in crate::store) fn put_at(&mut self, place: usize, value: &[u8]) {
+    /// Whether a key is there, as this transaction sees it.
+    pub fn contains_at(&self, place: usize) -> bool {
+        self.get_at(place).is_some()
+    }
+
+    /// Puts `value`.
+    pub fn put_at(&mut self, place: usize, value: &[u8]) {
         self.put_parts_at(place, &[value]);
     }
 
     /// Puts the concatenation of `parts`.
-    pub(in crate::store) fn put_parts_at(&mut self, place: usize, parts: &[&[u8]]) {
+    pub fn put_parts_at(&mut self, place: usize, parts: &[&[u8]]) {
         let start = self.staged.len();
         parts.iter().for_each(|part| self.staged.extend_from_slice(part));
         self.writes[self.first[place]] = Staged::Put(start..self.staged.len());
     }
 
     /// Deletes a key; whether it was there.
-    pub(in crate::store) fn delete_at(&mut self, place: usize) -> bool {
+    pub fn delete_at(&mut self, place: usize) -> bool {
         let was_there = self.get_at(place).is_some();
         self.writes[self.first[place]] = Staged::Delete;
         was_there
     }
 
     /// Takes everything back that was put or deleted so far.
-    pub(in crate::store) fn discard(&mut self) {
+    pub fn discard(&mut self) {
         self.writes.fill(Staged::Nothing);
         self.staged.clear();
     }
 
     /// What it changes, without the deletions of what is not there.
-    fn finish(self) -> Changes {
+    fn finish(self, mut list: Vec<OneChange>) -> Changes {
         let puts = self.writes.iter().enumerate().filter_map(|(place, write)| match write {
             Staged::Put(range) => Some((place, &self.staged[range.clone()])),
             Staged::Nothing | Staged::Delete => None,
@@ -153,9 +197,9 @@ impl Transaction<'_> {
             .map(|(place, value)| {
                 grows_by(self.keys[place].1, self.found[place].map(<[u8]>::len), Change::Put(value))
             })
-            .sum();
+            .fold((0, Kind::Replaces), |(all, kind), (more, of)| (all + more, kind.and(of)));
         let all = self.writes.into_iter().zip(&self.found).enumerate();
-        let list = all.filter_map(|(place, (write, found))| {
+        list.extend(all.filter_map(|(place, (write, found))| {
             let to = match write {
                 Staged::Put(range) => To::Put(range),
                 Staged::Delete if found.is_some() => To::Delete,
@@ -163,27 +207,9 @@ impl Transaction<'_> {
             };
             let change = if to == To::Delete { Change::Delete } else { Change::Put(&[]) };
             Some(OneChange { place, effect: effect_of(found.is_some(), change), to })
-        });
-        Changes { list: list.collect(), staged: self.staged, adds }
+        }));
+        Changes { list, staged: self.staged, adds }
     }
-}
-
-/// What becomes of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum To {
-    /// A value among the staged bytes.
-    Put(Range<usize>),
-    /// A value that is written already.
-    Reference(Reference),
-    Delete,
-}
-
-struct OneChange {
-    /// Of the key.
-    place: usize,
-    to: To,
-    /// On the number of keys.
-    effect: Effect,
 }
 
 /// What a transaction changes.
@@ -191,7 +217,7 @@ struct Changes {
     list: Vec<OneChange>,
     staged: Vec<u8>,
     /// What they add to the store at most, in bytes, if no value is long.
-    adds: u64,
+    adds: (u64, Kind),
 }
 
 impl Changes {
@@ -260,23 +286,32 @@ fn refused<T>(why: &str) -> Result<T> {
     Err(error.outcome_is(Outcome::NotStarted))
 }
 
+/// So few keys are compared with each other rather than hashed.
+const FEW_KEYS: usize = 8;
+
 /// The first place of each place's key.
-fn first_places(keys: &[Key<'_>]) -> Vec<usize> {
+fn first_places(keys: &[Key<'_>]) -> Places {
+    if keys.len() <= FEW_KEYS {
+        let is_same = |(a, key): &Key<'_>, (b, other): &Key<'_>| a.tree == b.tree && key == other;
+        let first = |(at, key)| keys[..at].iter().position(|before| is_same(before, key)).unwrap_or(at);
+        return keys.iter().enumerate().map(first).collect();
+    }
     let mut first = HashMap::with_capacity(keys.len());
     let places = keys.iter().enumerate();
     places.map(|(at, (tree, key))| *first.entry((tree.tree, *key)).or_insert(at)).collect()
 }
 
 /// Runs the closure on what was found of the keys, with the first place of each.
-fn run_on<R>(
-    keys: &[Key<'_>],
-    (found, first): (Vec<Option<&[u8]>>, Vec<usize>),
+fn run_on<'t, R>(
+    keys: &'t [Key<'t>],
+    (found, first): (Found<'t>, Places),
+    (list, staged): Kept,
     run: &mut impl FnMut(&mut Transaction<'_>) -> R,
 ) -> Result<(R, Changes)> {
-    let writes = vec![Staged::Nothing; keys.len()];
-    let mut transaction = Transaction { keys, found, first, writes, staged: Vec::new() };
+    let writes = smallvec![Staged::Nothing; keys.len()];
+    let mut transaction = Transaction { keys, found, first, writes, staged, places: OnceCell::new() };
     let result = run(&mut transaction);
-    let changes = transaction.finish();
+    let changes = transaction.finish(list);
     changes.check()?;
     Ok((result, changes))
 }
@@ -317,7 +352,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// # Errors
     ///
     /// As for [`CoreStore::write`], and [`ErrorKind::LimitReached`] if the changes are longer than
-    /// a part of the log; nothing was changed.
+    /// a part of the log; nothing was changed. If one of the trees has lost its name it is to
+    /// be looked up again ([`lost_name`](super::dying::lost_name)).
     pub(in crate::store) async fn transact<R>(
         &self,
         keys: &[Key<'_>],
@@ -346,6 +382,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         };
         let most = keys.iter().map(longest).sum::<usize>().min(self.log.log().max_record_bytes());
         let (mut long, mut failed, mut asked, mut tries) = (long::Values::new(), None, 0, 0);
+        // Long values that are written, and that the closure may put once more.
+        let mut spare = long::Spare::default();
         loop {
             self.wait_for_log().await?;
             self.prepare(keys).await?;
@@ -376,36 +414,49 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Attempt::Large => break,
                 Attempt::Missed(miss) => {
                     drop(room);
-                    self.load(miss).await?;
+                    Box::pin(self.load(miss)).await?;
                     continue;
                 }
                 Attempt::Long(result, changes, seen) => {
                     drop(room);
-                    match self.carry_out(keys, changes, &seen, (durability, Reach::Named)).await? {
+                    let given = (&seen, std::mem::take(&mut spare));
+                    let carried = self.carry_out(keys, changes, given, (durability, Reach::Named));
+                    // Boxed, as what is rare: whoever waits holds this future.
+                    match Box::pin(carried).await? {
                         long::Carried::Out(number) => return Ok((result, Some(number))),
-                        long::Carried::Changed => continue,
+                        long::Carried::Changed(left) => {
+                            spare = left;
+                            continue;
+                        }
                         long::Carried::Large => break,
                     }
                 }
             };
             if changes.list.is_empty() {
+                self.keep_memory(changes);
                 return Ok((result, None));
             }
-            if !self.shared.space.admit(changes.adds) {
+            if !self.shared.space.admit(changes.adds.0, changes.adds.1) {
                 drop(room);
-                self.ask_for_room(&mut asked).await?;
+                Box::pin(self.ask_for_room(&mut asked)).await?;
                 continue;
             }
             let number = self.apply(keys, &changes, &mut room);
             drop(room);
             self.log.commit(number, durability);
+            self.keep_memory(changes);
             return Ok((result, Some(number)));
         }
         Box::pin(self.transact_large((reads, durability), keys, &mut run)).await
     }
 
-    fn check_trees(&self, keys: &[Key<'_>]) -> Result<()> {
-        keys.iter().try_for_each(|(tree, _)| self.check_tree(*tree))
+    /// The memory of changes that are made is kept for the next ones, unless it is much.
+    fn keep_memory(&self, Changes { mut list, mut staged, .. }: Changes) {
+        list.clear();
+        staged.clear();
+        if list.capacity() <= MANY_KEYS && staged.capacity() <= KEPT_BYTES {
+            self.kept.set((list, staged));
+        }
     }
 
     /// Runs the transaction on what the keys have now, unless a page is missed.
@@ -416,13 +467,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         run: &mut impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<Attempt<R>> {
         let pin = self.core.pin();
-        let seen: std::result::Result<Vec<_>, Miss> =
+        let seen: std::result::Result<SmallVec<[_; FEW]>, Miss> =
             keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect();
         let seen = match seen {
             Ok(seen) => seen,
             Err(miss) => return Ok(Attempt::Missed(miss)),
         };
-        let mut found = Vec::with_capacity(keys.len());
+        let mut found = Found::with_capacity(keys.len());
         for seen in &seen {
             found.push(match seen {
                 Some(seen) if seen.is_reference && reads == Reads::Presence => Some(&[][..]),
@@ -433,7 +484,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 seen => seen.map(|seen| seen.value),
             });
         }
-        let (result, changes) = run_on(keys, (found, first_places(keys)), run)?;
+        let kept = self.kept.take();
+        let (result, changes) = run_on(keys, (found, first_places(keys)), kept, run)?;
         if changes.record_bytes(keys) > self.log.log().max_record_bytes() && !changes.has_long(&seen) {
             return Ok(Attempt::Large);
         }
@@ -458,7 +510,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         while !self.has_memory(keys.len()) {
             self.shared.check_writable("write to store")?;
-            self.wait_for_memory().await?;
+            Box::pin(self.wait_for_memory()).await?;
         }
         Ok(())
     }
@@ -488,7 +540,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn spare_leaves(&self, keys: &[Key<'_>]) {
         let pin = self.core.pin();
         let leaves = keys.iter().filter_map(|(tree, key)| pin.leaf_for(*tree, key).ok());
-        *self.spared.borrow_mut() = leaves.collect();
+        // Taken, as nobody is to find it borrowed.
+        let mut spared = self.spared.take();
+        spared.clear();
+        spared.extend(leaves);
+        *self.spared.borrow_mut() = spared;
     }
 
     /// Makes the changes under one number, and writes their record.
@@ -496,10 +552,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let number = room.draw_one();
         // Deletes last: what they leave empty is removed, and its range is that of a leaf that may
         // not be in memory.
-        let (deletes, puts): (Vec<_>, Vec<_>) =
-            changes.iter(keys).partition(|(_, change, _)| *change == Change::Delete);
-        let all = puts.into_iter().chain(deletes).map(|(key, change, _)| (key, change));
-        self.apply_all(keys, all, number);
+        let some = |deletes: bool| {
+            let all = changes.iter(keys).map(|(key, change, _)| (key, change));
+            all.filter(move |(_, change)| (*change == Change::Delete) == deletes)
+        };
+        self.apply_all(keys, some(false).chain(some(true)), number);
         for ((tree, _), _, effect) in changes.iter(keys) {
             self.lengths.add(tree, number, effect);
         }

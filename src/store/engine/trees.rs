@@ -42,7 +42,7 @@ use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
 use super::registry::{DYING, NAMES, NamedTree, Trees, catalog, unnamed};
 use super::scan::Scan;
-use super::space::account::added_bytes;
+use super::space::account::{Kind, added_bytes};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::store::btree::{Change, Refusal, TreeRoot};
@@ -180,7 +180,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if self.shared.trees().len() >= MAX_TREES {
                 return refused(ErrorKind::LimitReached, format!("a store has at most {MAX_TREES} trees"));
             }
-            if !self.shared.space.admit_up_to(&mut reserved, adds) {
+            if !self.shared.space.admit_up_to(&mut reserved, (adds, Kind::Adds)) {
                 self.ask_for_room(&mut asked).await?;
                 continue;
             }

@@ -1,8 +1,9 @@
 //! Reading a key and writing it in one step, which no other write of the key comes into.
 //!
-//! The tree does this ([`Pin::update`](crate::store::btree::Pin::update)): it takes a slot of the
-//! leaf only if nobody has written the key since it was read. Here the overlay's entry of the key
-//! is brought into the tree before, so that what is read is the newest, and the decision is logged.
+//! The tree does this ([`Pin::update_in`](crate::store::btree::Pin::update_in)): it takes a slot of
+//! the leaf only if nobody has written the key since it was read. Here the overlay's entry of the
+//! key is brought into the tree before, so that what is read is the newest, and the decision is
+//! logged.
 //!
 //! How long the record is shows only after the decision, and nothing may await then. So the room in
 //! the log is taken for the longest value that a leaf has. To decide twice, once for the length,
@@ -12,6 +13,8 @@
 //! [transaction](super::transaction) of one key, which other cores do not respect yet.
 //!
 //! As the key's state before is known, so is what the write does to the number of keys of its tree.
+
+use std::cell::Cell;
 
 use super::core_store::CoreStore;
 use super::operations::{Logged, operation};
@@ -38,17 +41,27 @@ pub(in crate::store) enum Decision {
 
 /// A value as long as it may be to lie with its key.
 pub(super) const LONGEST_VALUE: &[u8] = &[0; INLINE_BYTES];
+/// The longest buffer that is kept for the next write, in bytes.
+const KEPT_BYTES: usize = 4 * INLINE_BYTES;
 
-/// The decision that was made last, with all that its record has.
-struct Decided {
-    decision: Decision,
-    value: Vec<u8>,
-    effect: Effect,
+/// The core's buffer while a step has it.
+struct Buffer<'c> {
+    of_core: &'c Cell<Vec<u8>>,
+    bytes: Vec<u8>,
 }
 
-impl Decided {
-    fn change(&self) -> Option<Change<'_>> {
-        change(self.decision, &self.value)
+impl<'c> Buffer<'c> {
+    fn take(of_core: &'c Cell<Vec<u8>>) -> Self {
+        Self { of_core, bytes: of_core.take() }
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        // One that a long value was in is not kept.
+        if self.bytes.capacity() <= KEPT_BYTES {
+            self.of_core.set(std::mem::take(&mut self.bytes));
+        }
     }
 }
 
@@ -182,7 +195,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         mut decide: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> Decision,
     ) -> Result<Option<u64>> {
         let most = operation(tree, key, Change::Put(LONGEST_VALUE), Effect::Unknown).encoded_len();
-        let mut last = Decided { decision: Decision::Keep, value: Vec::new(), effect: Effect::Unknown };
+        // What was decided last.
+        let (mut decision, mut effect) = (Decision::Keep, Effect::Unknown);
         let (mut reserved, mut asked) = (0, 0);
         loop {
             self.wait_for_log().await?;
@@ -193,10 +207,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             self.check_tree(tree)?;
             let (mut is_long, mut is_refused) = (false, false);
+            // Nothing awaits while a step has it.
+            let mut buffer = Buffer::take(&self.buffer);
             let updated = {
                 let pin = self.core.pin_with(memory);
                 let mut numbers = Logged { room: &mut room };
-                pin.update(
+                pin.update_in(
+                    &mut buffer.bytes,
                     tree,
                     key,
                     |found: Option<Value<'_>>, value| {
@@ -204,20 +221,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                         if is_long {
                             return None;
                         }
-                        last.decision = decide(found.map(|found| found.value), value);
-                        is_long = last.decision == Decision::Put && value.len() > INLINE_BYTES;
+                        decision = decide(found.map(|found| found.value), value);
+                        is_long = decision == Decision::Put && value.len() > INLINE_BYTES;
                         if is_long {
                             return None;
                         }
-                        let change = change(last.decision, value)?;
+                        let change = change(decision, value)?;
                         let adds = grows_by(key, found.map(|found| found.value.len()), change);
                         is_refused = !self.shared.space.admit_up_to(&mut reserved, adds);
                         if is_refused {
                             return None;
                         }
-                        last.effect = effect_of(found.is_some(), change);
-                        last.value.clear();
-                        last.value.extend_from_slice(value);
+                        effect = effect_of(found.is_some(), change);
                         Some(change)
                     },
                     &mut numbers,
@@ -225,25 +240,25 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             };
             match updated {
                 Ok(None) if is_long => {
-                    drop(room);
-                    return self.update_long(tree, key, (durability, reads), decide).await;
+                    drop((room, buffer));
+                    return Box::pin(self.update_long(tree, key, (durability, reads), decide)).await;
                 }
                 Ok(None) if is_refused => {
-                    drop(room);
-                    self.ask_for_room(&mut asked).await?;
+                    drop((room, buffer));
+                    Box::pin(self.ask_for_room(&mut asked)).await?;
                 }
                 Ok(None) => return Ok(None),
                 Ok(Some(number)) => {
-                    let change = last.change().expect("what is kept has no number");
-                    let operation = operation(tree, key, change, last.effect);
-                    self.lengths.add(tree, number, last.effect);
+                    let change = change(decision, &buffer.bytes).expect("what is kept has no number");
+                    let operation = operation(tree, key, change, effect);
+                    self.lengths.add(tree, number, effect);
                     room.append(operation.encoded_len(), |out| _ = operation.encode(out));
                     drop(room);
                     self.log.commit(number, durability);
                     return Ok(Some(number));
                 }
                 Err(refusal) => {
-                    drop(room);
+                    drop((room, buffer));
                     self.overcome(refusal).await?;
                 }
             }

@@ -75,7 +75,8 @@ const DEAD: u8 = 1;
 /// The encoded form of a reference.
 pub(super) type Reference = [u8; VALUE_REFERENCE_BYTES];
 
-fn marker_key(number: u64) -> [u8; 9] {
+/// The key of the marker of a value.
+pub(super) fn marker_key(number: u64) -> [u8; 9] {
     let mut key = [MARKER; 9];
     key[1..].copy_from_slice(&number.to_be_bytes());
     key

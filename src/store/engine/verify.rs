@@ -7,6 +7,9 @@
 //!   it is the page that the mapping means. What is in memory does not hide what is damaged below;
 //! - its **content**, from memory if the page is there, because that is newer: that it is of the
 //!   level that its parent says, and that its keys lie in the range that its parent gives it;
+//! - what the **overlays of records** have of a leaf's range: after a crash, what the log has and
+//!   the leaf does not. As by a scan, it is looked at before the leaf is read, [`OVERLAID_AT_ONCE`]
+//!   keys at a time: behind these the leaf is a part once more;
 //! - each **long value** that a key refers to, with its checksum.
 //!
 //! Nothing is kept from changing meanwhile. A page that is not as its parent said may be a change
@@ -21,11 +24,14 @@
 //! Pages are read [`AT_ONCE`] at a time. They are not put into the cache.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::rc::Rc;
 
 use super::core_store::CoreStore;
 use super::loads::{page_of, read_place};
+use super::operations::overlaid;
 use super::registry::{catalog, values};
 use super::signal::all;
 use crate::block::Namespace;
@@ -33,42 +39,55 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt::yield_now;
 use crate::store::btree::{ColdPage, Content, FRAME_PAGES, Miss, PageView, RESERVED_PAGES, TreeRoot};
 use crate::store::env::Env;
+use crate::store::overlay::{Direction, Newest, View};
 use crate::store::word::{ChildWord, MapView, MapWord, PageId, Special};
 
 /// So many pages are looked at beside each other.
 const AT_ONCE: usize = 16;
 /// How often a range is looked at again because its pages are not as their parents said.
 const MOST_RESTARTS: u32 = 16;
+/// So many keys of an overlay are looked at with a leaf.
+const OVERLAID_AT_ONCE: usize = 1024;
 /// So many findings are listed.
 const MOST_FINDINGS: usize = 100;
 
 /// What a verification has found.
 #[derive(Clone, Debug, Default)]
-pub(in crate::store) struct Report {
+#[non_exhaustive]
+pub struct Report {
     /// Pages that were looked at.
-    pub(in crate::store) pages: u64,
-    /// Keys in them.
-    pub(in crate::store) keys: u64,
+    pub pages: u64,
+    /// Keys that are there, without those of the store's own trees.
+    pub keys: u64,
     /// Long values that were read.
-    pub(in crate::store) values: u64,
+    pub values: u64,
     /// Pages that take space, and that no tree leads to.
-    pub(in crate::store) lost_pages: u64,
-    /// The first [`MOST_FINDINGS`] of what is damaged.
-    pub(in crate::store) damage: Vec<Finding>,
+    pub lost_pages: u64,
+    /// The first hundred of what is damaged.
+    pub damage: Vec<Finding>,
     /// All of that.
-    pub(in crate::store) damaged: u64,
+    pub damaged: u64,
 }
 
 /// Something that is damaged, and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Finding {
+#[non_exhaustive]
+pub struct Finding {
     /// The name of the tree. None for one that has none.
-    pub(in crate::store) tree: Option<Box<str>>,
+    pub tree: Option<Box<str>>,
     /// The keys that are lost lie from here on,
-    pub(in crate::store) from: Vec<u8>,
+    pub from: Vec<u8>,
     /// and below this, if there is an end.
-    pub(in crate::store) to: Option<Vec<u8>>,
-    pub(in crate::store) what: String,
+    pub to: Option<Vec<u8>>,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Report {
+    /// Whether nothing is damaged or lost.
+    pub fn is_clean(&self) -> bool {
+        self.damaged == 0 && self.lost_pages == 0
+    }
 }
 
 impl fmt::Display for Finding {
@@ -125,6 +144,31 @@ impl Part {
     fn root(tree: TreeRoot) -> Self {
         let (range, wanted) = (Range::default(), Range::default());
         Self { child: tree.root, level: None, range, wanted, restarts: 0 }
+    }
+}
+
+/// What the overlays have of the keys of a part, up to some key.
+#[derive(Default)]
+struct Overlaid {
+    /// Whether each key has a long value; None if it is deleted. No key is there twice.
+    records: BTreeMap<Vec<u8>, Option<bool>>,
+    /// The last key up to which these are all. None: up to the end of the part.
+    end: Option<Vec<u8>>,
+}
+
+impl Overlaid {
+    /// Whether what the leaf has of the key does not count.
+    fn has(&self, key: &[u8]) -> bool {
+        self.records.contains_key(key)
+    }
+
+    /// The part as far as this goes, and the rest.
+    fn split(&self, part: Part) -> (Part, Option<Part>) {
+        let Some(end) = &self.end else { return (part, None) };
+        let next = [&end[..], &[0]].concat();
+        let first = Range { from: part.wanted.from.clone(), to: Some(next.clone()) };
+        let rest = Range { from: next, to: part.wanted.to.clone() };
+        (Part { wanted: first, ..part.clone() }, Some(Part { wanted: rest, ..part }))
     }
 }
 
@@ -283,6 +327,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         if part.level.is_none() && !self.shared.trees().has_content(walk.tree.tree) {
             return Ok(());
         }
+        // Not behind the page: what is brought over in between would be in neither.
+        let overlaid = match part.level {
+            None | Some(0) => self.overlaid_in(walk.tree, &part),
+            Some(_) => Overlaid::default(),
+        };
         let view = match self.read_part(walk.tree, &part).await {
             Ok(Some(view)) => view,
             Ok(None) => {
@@ -335,14 +384,27 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     walk.again(part, "it has keys outside of its range");
                     return Ok(());
                 }
-                let keys: Vec<_> = keys.into_iter().filter(|key| part.wanted.has(&key.key)).collect();
-                walk.report.borrow_mut().keys += keys.len() as u64;
-                for key in keys.into_iter().filter(|key| key.is_reference) {
-                    match self.get(walk.tree, &key.key, |_| ()).await {
+                let (part, rest) = overlaid.split(Part { range: range.clone(), ..part });
+                let is_counted = |key: &[u8]| part.wanted.has(key) && range.has(key);
+                let of_leaf = keys.into_iter().filter(|key| !overlaid.has(&key.key));
+                let of_leaf = of_leaf.map(|key| (key.key, key.is_reference));
+                let of_overlay = overlaid.records.iter().filter_map(|(key, newest)| {
+                    let is_reference = (*newest)?;
+                    Some((key.clone(), is_reference))
+                });
+                let keys: Vec<_> = of_leaf.chain(of_overlay).filter(|(key, _)| is_counted(key)).collect();
+                if let Some(rest) = rest {
+                    walk.push(rest);
+                }
+                if walk.name.is_some() {
+                    walk.report.borrow_mut().keys += keys.len() as u64;
+                }
+                for (key, _) in keys.into_iter().filter(|(_, is_reference)| *is_reference) {
+                    match self.get(walk.tree, &key, |_| ()).await {
                         Ok(_) => walk.report.borrow_mut().values += 1,
                         Err(error) => {
-                            let to = Some([&key.key[..], &[0]].concat());
-                            let range = Range { from: key.key, to };
+                            let to = Some([&key[..], &[0]].concat());
+                            let range = Range { from: key, to };
                             walk.damage(&Part { range, ..part.clone() }, error.to_string());
                         }
                     }
@@ -350,6 +412,32 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         }
         Ok(())
+    }
+
+    /// What the overlays have of the first keys of a part.
+    fn overlaid_in(&self, tree: TreeRoot, part: &Part) -> Overlaid {
+        let Some(range) = part.wanted.and(&part.range) else { return Overlaid::default() };
+        let bounds = (
+            Bound::Included(&range.from[..]),
+            range.to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(&to[..])),
+        );
+        let mut access = self.overlay.borrow_mut();
+        let overlays = access.all(&self.shared.overlay).iter();
+        let views = overlays
+            .map(|overlay| overlay.view(overlaid(tree), bounds, Direction::Forwards, OVERLAID_AT_ONCE));
+        let views: Vec<_> = views.collect();
+        let end = views.iter().filter_map(View::end).min();
+        let records =
+            views.iter().flat_map(View::records).filter(|record| end.is_none_or(|end| record.key <= end));
+        let records = records.map(|record| {
+            let newest = match record.newest {
+                Newest::Deleted => None,
+                Newest::Put { .. } => Some(false),
+                Newest::PutReference { .. } => Some(true),
+            };
+            (record.key.to_vec(), newest)
+        });
+        Overlaid { records: records.collect(), end: end.map(<[u8]>::to_vec) }
     }
 
     /// A page as it is now. Its image on the namespace is looked at in any case. None if the id is

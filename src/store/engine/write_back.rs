@@ -118,7 +118,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let group = || self.plan(FlushRoom { bytes, entries }, many, reason);
         let room = self.bundle_room()?;
         // Much at once, if there are segments for it: the batch that names it takes a block.
-        if many > room.bytes && self.may_take(self.segments_for(many)) {
+        // And where pages have many children that go with them: they would not fit a bundle, and
+        // each that is tried costs the captures of one.
+        let is_crowded = self.shared.flusher().is_crowded();
+        if (many > room.bytes || is_crowded) && self.may_take(self.segments_for(many)) {
             match group() {
                 Next::Bundle(plan) if !self.may_take(self.segments_for(bytes_of(&plan))) => {
                     self.shared.flusher().failed(plan.bundle);
@@ -154,6 +157,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     async fn write_group(&self, group: impl Iterator<Item = Written>, newest: u64) -> Result<Vec<Trailer>> {
         let mut sealed = Vec::new();
         for Written { sealed: bundle, offset, buf } in group {
+            self.shared.meters.page_bytes.add(buf.len() as u64);
             self.namespace.write(offset, buf).await?;
             sealed.push(bundle.written(&self.shared.state().clock));
         }

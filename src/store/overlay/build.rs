@@ -235,6 +235,7 @@ impl Builder {
             let gone = forget(&order[start..end], &pieces, &mut self.entries, &self.arena);
             let ranges = ranges::join(pieces);
             let left = (end - start - gone + ranges.len()) as u64;
+            let puts = order[start..end].iter().filter(|at| self.entries[at.entry as usize].puts()).count();
             parts.push(Part {
                 root,
                 number,
@@ -242,6 +243,7 @@ impl Builder {
                 prefix: std::mem::take(&mut part.prefix),
                 ranges,
                 left: AtomicU64::new(left),
+                puts: AtomicU64::new(puts as u64),
                 is_open: AtomicBool::new(left > 0),
             });
         }

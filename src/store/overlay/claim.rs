@@ -6,6 +6,7 @@ use super::entry::{Entry, Newest, Taken};
 use super::order::Position;
 use super::ranges::{Passed, Range};
 use super::{Found, Overlay, Part, Record, TreeRoot};
+use crate::store::atomic::Ordering;
 
 /// The hand looks at this many entries at once, so that it lets others run.
 const LOOKS_PER_STEP: usize = 4096;
@@ -58,6 +59,7 @@ impl Claim<'_> {
     pub(in crate::store) fn finish(mut self) {
         match std::mem::replace(&mut self.held, Held::Finished) {
             Held::Entry(entry) => {
+                self.part.puts.fetch_sub(u64::from(entry.is_put()), Ordering::Relaxed);
                 entry.drained();
                 self.overlay.settle(self.part);
             }

@@ -135,6 +135,16 @@ impl Entry {
         matches!(self.state.load(Ordering::Acquire), UNDRAINED | DRAINING)
     }
 
+    /// Whether its key has a value by it.
+    pub(super) fn is_put(&self) -> bool {
+        self.kind != Kind::Deleted
+    }
+
+    /// The same, and the entry answers.
+    pub(super) fn puts(&self) -> bool {
+        self.is_put() && self.answers()
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.state.load(Ordering::Relaxed) == GONE
     }

@@ -54,6 +54,7 @@ impl SortedBuilder {
             prefix,
             ranges: Vec::new(),
             left: AtomicU64::new(0),
+            puts: AtomicU64::new(0),
             is_open: AtomicBool::new(false),
         });
     }
@@ -67,7 +68,9 @@ impl SortedBuilder {
         let Overlay { seed, arena, entries, index, order, parts, .. } = &mut self.overlay;
         let part = parts.last_mut().expect("its tree was said");
         let number = u32::try_from(entries.len()).expect("there are less than 2^32 operations");
-        entries.push(Entry::new((part.number, 0, 0), key, newest, arena));
+        let entry = Entry::new((part.number, 0, 0), key, newest, arena);
+        part.puts.fetch_add(u64::from(entry.puts()), Ordering::Relaxed);
+        entries.push(entry);
         index.insert(hash(*seed, part.number, key), number);
         order.push(Ordered { head: part.prefix.head(key), entry: number });
         part.positions.end += 1;

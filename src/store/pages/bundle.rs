@@ -1,4 +1,4 @@
-//! Bundles: pages that are written together and are durable together (disk format 2, section 5).
+//! Bundles: pages that are written together and are durable together (disk format, section 5).
 //!
 //! - [`Builder`] puts pages into a caller's buffer, then the trailer; [`Trailer::parse`] is the way
 //!   back.

@@ -29,11 +29,10 @@ impl Structure {
 
     fn remedy(self) -> &'static str {
         match self {
-            Self::SegmentHeader => "`boson store verify --repair` writes it again",
-            Self::SegmentTable => "`boson store verify --repair` counts it again from the map",
-            Self::MapPage => "`boson store verify --repair` finds its 256 pages again",
-            Self::Lengths => "`boson store verify --repair` counts the keys again",
-            Self::Trailer => "`boson store salvage` makes a new store of what is left",
+            Self::SegmentHeader | Self::SegmentTable | Self::Lengths | Self::Trailer => {
+                "restore the store from a copy"
+            }
+            Self::MapPage => "the pages that it places cannot be read, all others can",
             Self::Page => "the keys in it cannot be read, all others can",
         }
     }

@@ -1,4 +1,4 @@
-//! How a namespace is divided: granules, blocks, segments (disk format 2, section 1).
+//! How a namespace is divided: granules, blocks, segments (disk format, section 1).
 
 use crate::store::word::ColdAddress;
 

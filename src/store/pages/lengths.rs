@@ -1,4 +1,4 @@
-//! The page with the number of keys of each tree (disk format 2, section 9).
+//! The page with the number of keys of each tree (disk format, section 9).
 //!
 //! A checkpoint has one such page, unless all trees are empty. For each tree that has keys, in the
 //! order of their numbers, it has the tree's number (4) and how many keys it has (8), from 1 on.

@@ -1,4 +1,4 @@
-//! Pages of the map: from a page id to where the page lies (disk format 2, section 8).
+//! Pages of the map: from a page id to where the page lies (disk format, section 8).
 //!
 //! The map is a radix tree of pages with 256 entries. Entry *j* of level-0 page *i* is page id
 //! 256 *i* + *j*. Upper pages hold references; [`MapTree`] keeps these in memory (16 bytes for 256

@@ -1,4 +1,4 @@
-//! What bundles that were written after a checkpoint say about pages (disk format 2, sections 5 and
+//! What bundles that were written after a checkpoint say about pages (disk format, sections 5 and
 //! 13).
 //!
 //! Recovery reads the trailers that the log names, in its order, into an [`Overlay`]; it is applied

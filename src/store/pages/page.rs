@@ -1,4 +1,4 @@
-//! The header in front of each page's content on the namespace (disk format 2, section 6).
+//! The header in front of each page's content on the namespace (disk format, section 6).
 //!
 //! | offset | size | field |
 //! |---|---|---|

@@ -37,11 +37,15 @@
 //! superblock knows could not be found again. So what was added is free when the first checkpoint
 //! that began later is durable.
 //!
+//! **Holes.** Where a write may find no block on disk, a free segment may be opened only once it
+//! has its blocks ([`hollow`]).
+//!
 //! **What is counted.** The rows of the table count pages that map entries refer to. The pages of
 //! the map and of the table itself are counted apart, and not stored: who loads a checkpoint reads
 //! all references to them and counts them again. So writing the table changes nothing in it.
 
 mod header;
+mod hollow;
 mod load;
 mod supply;
 mod table;
@@ -161,6 +165,8 @@ pub(in crate::store) struct Segments {
     free: BTreeSet<u32>,
     /// Free ones that were part of the log, whose blocks are written.
     log_pool: BTreeSet<u32>,
+    /// Free ones that may have no blocks on disk.
+    hollow: hollow::Hollow,
     /// Added ones, from the number on that they begin with, in the order of `freed_at`.
     added: VecDeque<(u64, std::ops::Range<u32>)>,
     /// Emptied and ended ones, in the order of `freed_at`.
@@ -196,6 +202,7 @@ impl Segments {
             segments: vec![Segment::FREE; geometry.segments as usize],
             free,
             log_pool: BTreeSet::new(),
+            hollow: hollow::Hollow::default(),
             added: VecDeque::new(),
             emptied: VecDeque::new(),
             ended: VecDeque::new(),
@@ -470,7 +477,7 @@ impl Segments {
     }
 
     /// The next segment to be trimmed: nothing that may be read lies in it. The caller trims it
-    /// (where that is of use), then calls [`Segments::trimmed`].
+    /// (where that is of use), then calls [`Segments::trimmed`]; or [`Segments::hollowed`] before.
     pub(in crate::store) fn next_trim(&mut self) -> Option<u32> {
         if !self.is_epoch_durable {
             return None;

@@ -1,5 +1,8 @@
 //! Which writes are admitted (design, section 4.6): each that is can be carried out.
 //!
+//! The engine takes what segments hold from here ([`Capacity`]), and keeps an account of its own
+//! (`engine/space/account.rs`).
+//!
 //! One account, in bytes. `used` is what map entries refer to ([`page_bytes`] of each page);
 //! `growth` is by how much it will have grown, at most, when all that is dirty is written. A write
 //! that grows is admitted if both and its own size fit in the *room*: a share of what all segments

@@ -1,4 +1,4 @@
-//! Superblocks: four copies of where everything starts (disk format 2, sections 1 and 2).
+//! Superblocks: four copies of where everything starts (disk format, sections 1 and 2).
 //!
 //! **Writing.** The copies with the two lowest sequence numbers, a flush, the other two, a flush.
 //! So at any moment two durable copies are whole and of one state. What the state before refers to

@@ -1,4 +1,4 @@
-//! Batches: what one write of the log carries (disk format 2, section 10).
+//! Batches: what one write of the log carries (disk format, section 10).
 
 use super::record::Operations;
 use crate::store::codec::{Reader, checksum};

@@ -62,7 +62,8 @@ pub fn log(data: &[u8]) {
     let (mut next, mut reads) = (0, 0);
     while let Some(segment) = replay.wants() {
         let bytes = image.chunks(SEGMENT_BYTES as usize).nth(segment as usize).unwrap_or(&[]);
-        replay.segment(bytes, |batch| {
+        replay.segment(bytes);
+        while let Some(batch) = replay.next_batch(bytes) {
             for (number, record) in batch.records() {
                 assert_eq!(number, next, "numbers have no holes");
                 assert!(
@@ -72,7 +73,7 @@ pub fn log(data: &[u8]) {
                 );
                 next += 1;
             }
-        });
+        }
         reads += 1;
         assert!(reads < 1000, "it reads for ever");
     }

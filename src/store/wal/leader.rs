@@ -43,6 +43,8 @@ pub(in crate::store) struct Formed {
     pub(in crate::store) offset: u32,
     /// How many bytes from the front of the buffer; whole blocks.
     pub(in crate::store) bytes: usize,
+    /// Those of them that are records.
+    pub(in crate::store) records_bytes: usize,
     pub(in crate::store) batch: u64,
     /// The number after its last record.
     pub(in crate::store) end: u64,
@@ -262,7 +264,8 @@ impl Leader {
             self.durable = point;
         }
         let Point { batch, end } = point;
-        Ok(Some(Formed { segment: name.segment, offset, bytes, batch, end, bundles }))
+        let records_bytes = gathered.bytes;
+        Ok(Some(Formed { segment: name.segment, offset, bytes, records_bytes, batch, end, bundles }))
     }
 
     /// Takes the records from `first` on, below `cut`, in their order, as many as fit `out`.

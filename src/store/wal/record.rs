@@ -1,4 +1,4 @@
-//! The operations of a record (disk format 2, section 10).
+//! The operations of a record (disk format, section 10).
 //!
 //! Merges of values are reads and writes at write time, and are logged as puts: kind 3, which was
 //! theirs, is refused.

@@ -82,6 +82,8 @@ pub(in crate::store) struct Replay {
     chain: Vec<(SegmentName, u64)>,
     /// The segment to read next.
     wants: Option<SegmentName>,
+    /// The segment whose batches are being given out.
+    entered: Option<SegmentName>,
     /// The log ended in a segment before; what is read now is looked through for later batches.
     is_over: bool,
     /// The newest batch that a header behind the end says to be flushed.
@@ -103,6 +105,7 @@ impl Replay {
             named: None,
             chain: Vec::new(),
             wants: Some(start.segment),
+            entered: None,
             is_over: false,
             flushed: 0,
             looked: Vec::new(),
@@ -117,9 +120,9 @@ impl Replay {
         self.wants.map(|name| name.segment)
     }
 
-    /// The segment that was wanted has these bytes. Calls `each` with every batch, in their order.
-    /// A segment that is shorter than the format says, or does not exist, has no batches.
-    pub(in crate::store) fn segment(&mut self, bytes: &[u8], each: impl FnMut(&Batch<'_>)) {
+    /// The segment that was wanted has these bytes: [`Replay::next_batch`] gives its batches. One
+    /// that is shorter than the format says, or does not exist, has none.
+    pub(in crate::store) fn segment(&mut self, bytes: &[u8]) {
         let Some(name) = self.wants.take() else { return };
         let header = LogHeader::decode(bytes, &self.format).filter(|header| header.name == name);
         if self.chain.is_empty() {
@@ -128,13 +131,13 @@ impl Replay {
                 self.damaged = true;
                 return;
             };
-            self.enter(header, bytes, each);
+            self.enter(header);
         } else if let Some(header) = header.filter(|header| !self.is_over && self.continues(header, bytes)) {
             let (segment, offset) = (name, self.format.block_bytes);
             self.at = LogPosition { segment, offset, ..self.at };
             self.flushed = 0;
             self.looked.clear();
-            self.enter(header, bytes, each);
+            self.enter(header);
         } else {
             self.is_over = true;
             self.look(bytes, self.format.block_bytes);
@@ -157,33 +160,40 @@ impl Replay {
         }
     }
 
-    /// Reads the batches of a segment from `at` on.
-    fn enter(&mut self, header: LogHeader, bytes: &[u8], mut each: impl FnMut(&Batch<'_>)) {
+    /// The batches of this segment come next, from `at` on.
+    fn enter(&mut self, header: LogHeader) {
         self.chain.push((header.name, header.first));
         self.named = Some(header.next);
-        loop {
-            let (batch, chain) = match self.batch(bytes) {
-                Ok(found) => found,
-                Err(why) => {
-                    self.is_unreadable |= why == NoPayload::Unreadable;
-                    break;
-                }
-            };
-            each(&batch);
-            let header = batch.header;
-            let stored = header.stored_bytes(self.format.block_bytes);
-            self.epoch = header.epoch;
-            self.at = LogPosition {
-                segment: self.at.segment,
-                offset: self.at.offset + u32::try_from(stored).expect("it lies in the segment"),
-                batch: header.batch + 1,
-                chain,
-                first: header.end(),
-            };
+        self.entered = Some(header.name);
+    }
+
+    /// The next batch of the segment that was given last, whose bytes these are. None at its end:
+    /// then the next one is wanted.
+    pub(in crate::store) fn next_batch<'b>(&mut self, bytes: &'b [u8]) -> Option<Batch<'b>> {
+        let entered = self.entered?;
+        match self.batch(bytes) {
+            Ok((batch, chain)) => {
+                let header = batch.header;
+                let stored = header.stored_bytes(self.format.block_bytes);
+                self.epoch = header.epoch;
+                self.at = LogPosition {
+                    segment: self.at.segment,
+                    offset: self.at.offset + u32::try_from(stored).expect("it lies in the segment"),
+                    batch: header.batch + 1,
+                    chain,
+                    first: header.end(),
+                };
+                Some(batch)
+            }
+            Err(why) => {
+                self.is_unreadable |= why == NoPayload::Unreadable;
+                self.entered = None;
+                self.look(bytes, self.at.offset);
+                self.looked.push(entered);
+                self.wants = self.named.filter(|next| !self.is_known(*next));
+                None
+            }
         }
-        self.look(bytes, self.at.offset);
-        self.looked.push(header.name);
-        self.wants = self.named.filter(|next| !self.is_known(*next));
     }
 
     fn is_known(&self, name: SegmentName) -> bool {

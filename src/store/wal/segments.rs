@@ -1,4 +1,4 @@
-//! The chain of log segments (disk format 2, section 10): where the next batch goes.
+//! The chain of log segments (disk format, section 10): where the next batch goes.
 //!
 //! The header of each segment names the next one, so that recovery needs no other index. So the
 //! next segment has to be there before a segment is opened. A batch does not cross the end of its
@@ -78,6 +78,8 @@ pub(in crate::store) struct Segments {
     format: LogFormat,
     /// Full segments and the current one, each with the number of its first batch.
     chain: VecDeque<(SegmentName, u64)>,
+    /// How many were handed back.
+    freed: u64,
     offset: u32,
     named: SegmentName,
     spare: VecDeque<SegmentName>,
@@ -93,7 +95,7 @@ impl Segments {
         named: SegmentName,
     ) -> Self {
         assert!(!chain.is_empty(), "a log has a segment at least");
-        Self { format, chain, offset, named, spare: VecDeque::new() }
+        Self { format, chain, freed: 0, offset, named, spare: VecDeque::new() }
     }
 
     /// A segment that may become part of the log, as [`Segments::wants_spare`] asks for: the table
@@ -108,8 +110,26 @@ impl Segments {
     }
 
     /// What the log takes, in segments, without spare ones.
+    #[cfg(test)]
     pub(in crate::store) fn used(&self) -> usize {
         self.chain.len() + 1
+    }
+
+    /// Where the log ends, behind the last batch, in bytes since the log was opened: the chain that
+    /// it had then begins at 0.
+    pub(in crate::store) fn end(&self) -> u64 {
+        self.bytes(self.chain.len() - 1) + u64::from(self.offset)
+    }
+
+    /// The same of an offset in a segment of the chain.
+    pub(in crate::store) fn position(&self, name: SegmentName, offset: u32) -> Option<u64> {
+        let at = self.chain.iter().position(|&(other, _)| other == name)?;
+        Some(self.bytes(at) + u64::from(offset))
+    }
+
+    /// Where a segment of the chain begins.
+    fn bytes(&self, at: usize) -> u64 {
+        (self.freed + at as u64) * u64::from(self.format.segment_bytes)
     }
 
     /// Takes a spare segment out of the log. The table of segments is told that the log has ended
@@ -125,6 +145,7 @@ impl Segments {
     #[must_use]
     pub(in crate::store) fn free_before(&mut self, start: SegmentName) -> Vec<SegmentName> {
         let needed = self.chain.iter().position(|&(name, _)| name == start).unwrap_or(0);
+        self.freed += needed as u64;
         self.chain.drain(..needed).map(|(name, _)| name).collect()
     }
 

@@ -48,6 +48,7 @@ pub(super) async fn bad_use<D: Device>(run: &Run<'_>, device: &D) {
         refusals.push(namespace.write_durable(offset, buf()).await.expect_err(part).into());
         refusals.push(namespace.trim(offset, len as u64).await.expect_err(part));
         refusals.push(namespace.write_zeroes(offset, len as u64).await.expect_err(part));
+        refusals.push(namespace.allocate(offset, len as u64).await.expect_err(part));
         if info.max_compare_and_write_bytes as usize >= len.max(1) {
             let compared = namespace.compare_and_write(offset, buf(), buf()).await;
             refusals.push(compared.expect_err(part).into());
@@ -109,6 +110,7 @@ pub(super) async fn read_only<D: Device>(name: &str, device: &D) {
         namespace.write_durable(0, buf()).await.expect_err("read-only").into(),
         namespace.trim(0, block as u64).await.expect_err("read-only"),
         namespace.write_zeroes(0, block as u64).await.expect_err("read-only"),
+        namespace.allocate(0, block as u64).await.expect_err("read-only"),
     ];
     for error in refusals {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{name}: {error}");

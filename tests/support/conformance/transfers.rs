@@ -15,6 +15,7 @@ pub(super) async fn all<D: Device>(run: &Run<'_>, device: &D) {
     full_queue(run, &namespace).await;
     durable(run, &namespace).await;
     trimmed(run, &namespace).await;
+    allocated(run, &namespace).await;
     zeroes(run, &namespace).await;
     compare_and_write(run, &namespace).await;
 }
@@ -240,6 +241,28 @@ async fn trimmed<N: Namespace>(run: &Run<'_>, namespace: &N) {
         write(run, namespace, start as u64, len, 32).await;
         check(run, namespace, start as u64, len, 32).await;
     }
+}
+
+/// To allocate changes nothing that can be read, whether there is something or not, and writes are
+/// there as ever.
+async fn allocated<N: Namespace>(run: &Run<'_>, namespace: &N) {
+    let (block, info) = (block_bytes(namespace), namespace.info().clone());
+    let (start, len) = (8 * block, 64 * block);
+    write(run, namespace, 0, 2 * start + len, 33).await;
+    let trimmed = namespace.trim(start as u64, len as u64).await;
+    trimmed.unwrap_or_else(|error| panic!("{}: {error}", run.name));
+    for _ in 0..2 {
+        let allocated = namespace.allocate(0, (start + len) as u64).await;
+        allocated.unwrap_or_else(|error| panic!("{}: {error}", run.name));
+        check(run, namespace, 0, start, 33).await;
+        check(run, namespace, (start + len) as u64, start, 33).await;
+        let found = read(run, namespace, start as u64, len).await;
+        if info.zeros_after_trim {
+            assert!(found.iter().all(|&byte| byte == 0), "{}: zeros after a trim", run.name);
+        }
+    }
+    write(run, namespace, start as u64, len, 34).await;
+    check(run, namespace, start as u64, len, 34).await;
 }
 
 async fn zeroes<N: Namespace>(run: &Run<'_>, namespace: &N) {

@@ -1,4 +1,4 @@
-//! Images of inner pages (disk format 2, section 7).
+//! Images of inner pages (disk format, section 7).
 //!
 //! | offset | size | field |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! Leaf images (disk format 2, section 7).
+//! Leaf images (disk format, section 7).
 //!
 //! | offset | size | field |
 //! |---|---|---|

@@ -27,7 +27,7 @@
 use super::content::Separator;
 use super::mapping::{Pinned, area_over};
 use super::merge::{merged_image, newest};
-use super::{Refusal, State, TreeRoot, pending};
+use super::{Refusal, State, TreeRoot};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{InnerImage, KeyParts, LEAF_TARGET_BYTES, LeafBuilder, LeafImage};
 use crate::store::btree::miss::Miss;
@@ -306,9 +306,5 @@ fn content(node: NodeRef<'_>) -> Option<Vec<u8>> {
     if !area.has_changes() {
         return None;
     }
-    let mut section = Vec::new();
-    if let Some(split) = pending(node) {
-        split.append_to(&mut section);
-    }
-    Some(merged_image(node, &section))
+    Some(merged_image(node))
 }

@@ -13,7 +13,7 @@ use super::merge::{self, newest};
 use super::{Leaf, State, TreeRoot, pending};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
-    Entry, InnerBuilder, InnerParts, KeyParts, LeafBuilder, LeafImage, PatchedLeaf, PendingSplit,
+    Entry, InnerBuilder, InnerParts, KeyParts, LeafBuilder, LeafImage, Patch, PatchedLeaf, PendingSplit,
 };
 use crate::store::btree::miss::Miss;
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
@@ -38,6 +38,14 @@ pub(super) struct Pinned<'g, M: NodeMemory> {
 }
 
 type PageContent<'g> = Page<LeafContent<'g>, InnerContent<'g>, Separator<'g>>;
+
+/// What becomes of a leaf and its area.
+enum Merged<N> {
+    /// It is larger than it may be and can be split.
+    Over,
+    /// A new leaf; None if there is no memory.
+    Built(Option<N>),
+}
 
 /// A page as one load saw it.
 #[derive(Clone, Debug)]
@@ -200,21 +208,14 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         let like = Shape::successor(leaf.node, AreaSize::NONE, 0);
         let node = if leaf.node.area().has_changes() {
             let like = Shape { newest: newest(leaf.node), ..like };
-            let section = section_of(pending(leaf.node));
             let image = LeafImage::of_verified(leaf.node.image());
-            let patches = merge::patches(leaf.node, &image);
-            match PatchedLeaf::new(image, &patches, &section) {
-                Some(patched) if patched.size_bytes() - section.len() <= most_bytes => {
-                    self.leaf(like, (patched.len(), patched.size_bytes()), |out| patched.write(out))
-                }
-                _ => {
-                    let entries = merge::patched(&image, &patches);
-                    let builder = LeafBuilder::new(entries.iter().copied(), &section);
-                    if is_over(&entries, builder.size_bytes() - section.len(), most_bytes) {
-                        return false;
-                    }
-                    self.built_leaf(like, builder)
-                }
+            let mut patches = self.pin.take_patches();
+            merge::append_patches(leaf.node, &image, &mut patches);
+            let merged = self.merged_leaf(like, image, &patches, most_bytes);
+            self.pin.keep_patches(patches);
+            match merged {
+                Merged::Over => return false,
+                Merged::Built(node) => node,
             }
         } else {
             if leaf.node.image().len() > most_bytes {
@@ -240,6 +241,32 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         }
     }
 
+    /// A leaf of an image with these patches, if it is not to be split.
+    fn merged_leaf(
+        &self,
+        like: Shape,
+        image: LeafImage<'_>,
+        patches: &[Patch<'_>],
+        most_bytes: usize,
+    ) -> Merged<NewNode<'g, M>> {
+        let section = image.changes().section();
+        match PatchedLeaf::new(image, patches, section) {
+            Some(patched) if patched.size_bytes() - section.len() <= most_bytes => {
+                Merged::Built(
+                    self.leaf(like, (patched.len(), patched.size_bytes()), |out| patched.write(out)),
+                )
+            }
+            _ => {
+                let entries = merge::patched(&image, patches);
+                let builder = LeafBuilder::new(entries.iter().copied(), section);
+                if is_over(&entries, builder.size_bytes() - section.len(), most_bytes) {
+                    return Merged::Over;
+                }
+                Merged::Built(self.built_leaf(like, builder))
+            }
+        }
+    }
+
     /// The same leaf, whose area had no change, with an empty area. The image is the same, so it
     /// lies where it did.
     fn copy(&self, leaf: NodeRef<'_>, like: Shape) -> Option<NewNode<'g, M>> {
@@ -254,15 +281,10 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
 
 /// The section of changes of a page with this split.
 fn section(split: Option<&Split<Separator<'_>>>) -> Vec<u8> {
-    let separator = split.map(|split| split.separator.to_vec());
-    let split = split.zip(separator.as_ref());
-    section_of(split.map(|(split, separator)| PendingSplit { right: split.right, separator }))
-}
-
-fn section_of(split: Option<PendingSplit<'_>>) -> Vec<u8> {
     let mut section = Vec::new();
     if let Some(split) = split {
-        split.append_to(&mut section);
+        let separator = split.separator.to_vec();
+        PendingSplit { right: split.right, separator: &separator }.append_to(&mut section);
     }
     section
 }

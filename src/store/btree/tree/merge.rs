@@ -17,17 +17,23 @@ pub(super) fn merged(leaf: NodeRef<'_>) -> Vec<Entry<'_>> {
 }
 
 /// The changes of a leaf's area as patches of its image, one of each key, in the order of the keys.
-pub(super) fn patches<'g>(leaf: NodeRef<'g>, image: &LeafImage<'g>) -> Vec<Patch<'g>> {
+fn patches<'g>(leaf: NodeRef<'g>, image: &LeafImage<'g>) -> Vec<Patch<'g>> {
+    let mut patches = Vec::new();
+    append_patches(leaf, image, &mut patches);
+    patches
+}
+
+/// The same into a list that is empty.
+pub(super) fn append_patches<'g>(leaf: NodeRef<'g>, image: &LeafImage<'g>, patches: &mut Vec<Patch<'g>>) {
     #[cfg(test)]
     MERGES.with(|merges| merges.set(merges.get() + 1));
     let area = leaf.area();
-    let mut patches = Vec::with_capacity(area.slots());
+    patches.reserve(area.slots());
     patches.extend(area.live().filter_map(changed).map(|(key, entry)| patch(key, entry, image)));
     // The area gives the last slot first, and that is the newest: a stable sort keeps this.
     patches.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.entry.key.compare(&b.entry.key)));
     patches
         .dedup_by(|older, newer| older.at == newer.at && older.entry.key.compare(&newer.entry.key).is_eq());
-    patches
 }
 
 /// The entries of an image with these patches.
@@ -49,9 +55,10 @@ pub(super) fn patched<'g>(image: &LeafImage<'g>, patches: &[Patch<'g>]) -> Vec<E
     all
 }
 
-/// The image of what a leaf holds, with this section of changes of shape.
-pub(super) fn merged_image(leaf: NodeRef<'_>, section: &[u8]) -> Vec<u8> {
+/// The image of what a leaf holds, with the changes of shape that it had.
+pub(super) fn merged_image(leaf: NodeRef<'_>) -> Vec<u8> {
     let image = LeafImage::of_verified(leaf.image());
+    let section = image.changes().section();
     let patches = patches(leaf, &image);
     if let Some(leaf) = PatchedLeaf::new(image, &patches, section) {
         let mut image = vec![0; leaf.size_bytes()];

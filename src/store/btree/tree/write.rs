@@ -157,21 +157,21 @@ impl<M: NodeMemory> Pin<'_, M> {
     }
 
     /// Reads a key, and makes the change that `decide` answers with, if any: no other write of the
-    /// key comes in between. `decide` gets an empty buffer for a new value, and may be called
-    /// several times. The number of the write.
+    /// key comes in between. `decide` gets `value`, emptied, for a new one, and may be called
+    /// several times: then `value` is what its last call made. The number of the write.
     ///
     /// # Errors
     ///
     /// Each of [`Refusal`]. Nothing was written then.
-    pub(in crate::store) fn update(
+    pub(in crate::store) fn update_in(
         &self,
+        value: &mut Vec<u8>,
         tree: TreeRoot,
         key: &[u8],
         mut decide: impl for<'v> FnMut(Option<Value<'_>>, &'v mut Vec<u8>) -> Option<Change<'v>>,
         numbers: &mut impl Numbers,
     ) -> Result<Option<u64>, Refusal> {
         let tag = tag(key);
-        let mut value = Vec::new();
         let mut patience = Patience::default();
         loop {
             if !numbers.can_draw() {
@@ -181,7 +181,7 @@ impl<M: NodeMemory> Pin<'_, M> {
             let view = leaf.node.area().view(tag, patience.wait());
             let newest = leaf.node.area().lookup_in(view, key, tag, no_intents).newest;
             value.clear();
-            let Some(change) = decide(found(leaf.node, key, newest), &mut value) else { return Ok(None) };
+            let Some(change) = decide(found(leaf.node, key, newest), value) else { return Ok(None) };
             change.check(key)?;
             let entry = change.entry(key, tag);
             match leaf.node.area().reserve_at(view, &entry) {
@@ -199,6 +199,22 @@ impl<M: NodeMemory> Pin<'_, M> {
                 }
             }
         }
+    }
+
+    /// The same with a buffer of its own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Pin::update_in`].
+    #[cfg(test)]
+    pub(in crate::store) fn update(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        decide: impl for<'v> FnMut(Option<Value<'_>>, &'v mut Vec<u8>) -> Option<Change<'v>>,
+        numbers: &mut impl Numbers,
+    ) -> Result<Option<u64>, Refusal> {
+        self.update_in(&mut Vec::new(), tree, key, decide, numbers)
     }
 
     /// Replaces a leaf whose area has no room for `entry` by one, or two, with room.

@@ -108,8 +108,11 @@ impl Cleaner {
 
 /// Segments as [`CleanPace`] counts them; what waits for a checkpoint is as good as free.
 pub(super) fn supply(segments: &Segments) -> Supply {
-    let geometry = segments.geometry();
-    let free = segments.free_count() + segments.waiting_count();
+    // As long as the file system has room, hollow ones are as good as free.
+    let is_refused = segments.is_refused();
+    let geometry = if is_refused { segments.solid() } else { segments.geometry() };
+    let hollow = if is_refused { 0 } else { segments.hollow_count() as usize };
+    let free = segments.free_count() + segments.waiting_count() + hollow;
     Supply {
         all: geometry.segments - geometry.first_segment(),
         free: u32::try_from(free).unwrap_or(u32::MAX),

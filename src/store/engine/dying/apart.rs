@@ -2,7 +2,6 @@
 //! [`dying`](super).
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Bound;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -19,7 +18,6 @@ use crate::store::engine::registry::{Trees, catalog, dying_key};
 use crate::store::engine::scan::Scan;
 use crate::store::env::Env;
 use crate::store::options::Durability;
-use crate::store::overlay::Direction;
 use crate::store::pace::either;
 use crate::store::wal::{Effect, Operation};
 use crate::store::word::ChildWord;
@@ -115,7 +113,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Deletes what a tree has; whether it is one empty leaf now.
     async fn empty(self: &Rc<Self>, tree: TreeRoot) -> Result<bool> {
         for _ in 0..ROUNDS {
-            let mut scan = Scan::new(self, tree, (Bound::Unbounded, Bound::Unbounded), Direction::Forwards);
+            let mut scan = Scan::of_remains(self, tree);
             let mut keys: Vec<Vec<u8>> = Vec::with_capacity(KEYS_AT_ONCE);
             loop {
                 keys.clear();

@@ -1,8 +1,10 @@
 //! What the cores of a store tell each other of trees that have lost their names.
 
+use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::store::engine::signal::Errand;
 
 /// Who waits for keys to be deleted looks each time so many more are.
@@ -29,6 +31,39 @@ impl Dying {
         self.deleted.load(Ordering::Acquire)
     }
 }
+
+/// Why an operation was refused: its tree was cleared or removed after it was looked up. It is the
+/// source of the error, so that no error of a device, whatever its kind, is taken for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LostName {
+    tree: u32,
+}
+
+impl LostName {
+    /// The error for who still has the tree with this number.
+    pub(super) fn error(tree: u32) -> Error {
+        Error::new(ErrorKind::NotFound, "use tree")
+            .because("the tree was cleared or removed meanwhile: it is to be looked up again")
+            .outcome_is(Outcome::NotStarted)
+            .caused_by(Self { tree })
+    }
+}
+
+/// The number of the tree, if an operation was refused because that has lost its name, and for no
+/// other reason: nothing was changed, and the name is to be looked up again. Ask this, and not the
+/// error's kind: that of a device that went away is the same.
+pub(in crate::store) fn lost_name(error: &Error) -> Option<u32> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<LostName>().map(|lost| lost.tree)
+}
+
+impl fmt::Display for LostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tree {} has no name any more", self.tree)
+    }
+}
+
+impl std::error::Error for LostName {}
 
 /// The numbers of the trees that have lost their names since the store was opened: a bit each, in
 /// pieces of which each is twice as long as the one before. No piece moves, so readers take no

@@ -1,10 +1,12 @@
 //! Putting a bundle together: seeds, what they need, and the moment of the seal.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::dirty::{Dirt, NO_NUMBER, Place};
 use super::rules::{Closing, Trouble};
 use super::set::{Member, Set};
+use super::structure::Gone;
 use super::{BundleId, Capture, Captured, FlushDefect, Flusher, Look, Pages, UnderWay};
 use crate::store::events::Event;
 use crate::store::word::{ChildWord, PageId};
@@ -15,8 +17,6 @@ const MAX_ROUNDS: usize = 16;
 const MAX_TOO_LARGE: usize = 8;
 /// So many roots of trees that are no more are free with one bundle.
 const MAX_ROOTS: usize = 64;
-/// An inner page with so many children in flux goes first.
-const CROWD: usize = 32;
 
 /// Why pages are flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,27 +171,18 @@ impl Flusher {
         }
     }
 
-    /// Inner pages with many children in flux.
-    fn crowded(&self) -> Vec<PageId> {
-        let mut crowds: BTreeMap<PageId, usize> = BTreeMap::new();
-        for parent in self.structure.flux.values().filter_map(|flux| flux.parents.last()) {
-            *crowds.entry(*parent).or_default() += 1;
-        }
-        crowds.into_iter().filter(|(_, children)| *children >= CROWD).map(|(page, _)| page).collect()
-    }
-
     /// Whether there are inner pages with so many children in flux that they should be written now:
     /// what has to be durable together would become more than a bundle takes.
     pub(in crate::store) fn is_crowded(&self) -> bool {
-        self.structure.flux.len() >= CROWD && !self.crowded().is_empty()
+        !self.structure.crowded().is_empty()
     }
 
     /// What goes before the hand, and where the hand starts.
     fn seeds(&self, pages: &impl Pages, reason: Reason) -> (VecDeque<PageId>, Option<Place>) {
-        let crowded = self.crowded();
-        let heirs = self.structure.gone.values().flat_map(|gone| gone.heirs.iter().copied());
+        let crowded = self.structure.crowded().iter().copied();
+        let heirs = self.structure.heirs().map(|(heir, _)| heir);
         let heirs = heirs.filter(|heir| matches!(pages.look(*heir), Look::Live(_)));
-        let mut seeds: VecDeque<PageId> = crowded.into_iter().chain(heirs).collect();
+        let mut seeds: VecDeque<PageId> = crowded.chain(heirs).collect();
         if reason == Reason::Pressure {
             seeds.extend(&self.wanted);
         }
@@ -254,8 +245,9 @@ impl Flusher {
         room: Room,
     ) -> Result<(), Left> {
         let (mut at, mut rounds) = (0, 0);
+        let mut frees = self.frees(set);
         while at < added.len() {
-            if !self.fits(set, room) {
+            if !fits(set, frees, room) {
                 return Err(Left::TooLarge(set.pages().collect()));
             }
             let Some(captured) = set.get(added[at]) else { return Err(Left::Waits) };
@@ -266,8 +258,12 @@ impl Flusher {
                     if needs.iter().any(|page| self.too_heavy.contains(page)) {
                         return Err(Left::TooHeavy);
                     }
-                    for page in needs.into_iter().collect::<BTreeSet<_>>() {
-                        self.add(pages, set, page, added).map_err(|_| Left::Waits)?;
+                    let needs: BTreeSet<_> = needs.into_iter().collect();
+                    for page in &needs {
+                        self.add(pages, set, *page, added).map_err(|_| Left::Waits)?;
+                    }
+                    if needs.iter().any(|page| self.structure.is_heir(*page)) {
+                        frees = self.frees(set);
                     }
                 }
                 Err(Trouble::Stale(page)) if rounds < MAX_ROUNDS => {
@@ -283,13 +279,21 @@ impl Flusher {
                 Err(_) => return Err(Left::Waits),
             }
         }
-        if self.fits(set, room) { Ok(()) } else { Err(Left::TooLarge(set.pages().collect())) }
+        if fits(set, frees, room) { Ok(()) } else { Err(Left::TooLarge(set.pages().collect())) }
     }
 
-    fn fits<C>(&self, set: &Set<C>, room: Room) -> bool {
-        let gone = self.structure.gone.values();
-        let frees = gone.filter(|gone| gone.heirs.iter().any(|heir| set.contains(*heir))).count();
-        set.bytes() <= room.bytes && set.len() + frees.div_ceil(4) <= room.entries
+    /// How many ids may become free with a set.
+    fn frees<C>(&self, set: &Set<C>) -> usize {
+        let of_heir = |heir| {
+            // Of several heirs in the set one counts.
+            let is_first = |gone: &Gone| gone.heirs.iter().find(|heir| set.contains(**heir)) == Some(&heir);
+            self.structure.gone_to(heir).filter(|(_, gone)| is_first(gone)).count()
+        };
+        self.heirs_in(set).map(of_heir).sum()
+    }
+
+    fn heirs_in<C>(&self, set: &Set<C>) -> impl Iterator<Item = PageId> {
+        self.structure.heirs().map(|(heir, _)| heir).filter(|heir| set.contains(*heir))
     }
 
     /// Captures a page into a set. One that is in it already is captured anew.
@@ -307,9 +311,10 @@ impl Flusher {
             return Err(Left::Waits);
         }
         self.captures += 1;
+        // One that is not in the set is not among those that were added to it.
+        let is_new = !set.contains(page) || !added.contains(&page);
         // First the dirt, then the image: what is written later is dirt again.
         let old = set.remove(page).and_then(|member| member.dirt);
-        let is_new = !added.contains(&page);
         let new = self.dirty.take(page);
         let dirt = match (old, new) {
             (Some(old), Some(new)) => Some(Dirt { from: old.from.min(new.from), ..new }),
@@ -365,6 +370,7 @@ impl Flusher {
             if !self.drain(pages, take) {
                 return Err(Left::Waits);
             }
+            set.forget_told();
             let mut all: Vec<PageId> = set.pages().collect();
             let captures = self.captures;
             self.complete(pages, set, (&mut all, &mut false), room)?;
@@ -381,18 +387,22 @@ impl Flusher {
     /// Whether a page would be durable that nobody comes to any more: its heir is in the set
     /// without it, and its id cannot be free yet, because a bundle under way has the page.
     fn leaves_one_behind<P: Pages>(&self, pages: &P, set: &Set<P::Content>, freed: &[ChildWord]) -> bool {
-        self.structure.gone.iter().any(|(page, gone)| {
-            gone.heirs.iter().any(|heir| set.contains(*heir))
-                && set.stated(*page).is_none()
-                && !self.structure.is_stated(*page, pages)
-                && freed.iter().all(|freed| freed.id() != *page)
-        })
+        let freed: BTreeSet<PageId> = freed.iter().map(|freed| freed.id()).collect();
+        let is_left = |page: PageId| {
+            !freed.contains(&page) && set.stated(page).is_none() && !self.structure.is_stated(page, pages)
+        };
+        self.heirs_in(set).flat_map(|heir| self.structure.gone_to(heir)).any(|(page, _)| is_left(page))
     }
 
     /// The ids that become free with a set.
     fn freed<P: Pages>(&self, pages: &P, set: &Set<P::Content>) -> Vec<ChildWord> {
         let alone = self.defect == Some(FlushDefect::RemovalAlone);
-        let is_written = |heir: PageId| set.contains(heir) || pages.is_clean(heir);
+        // Thousands may have the same heir.
+        let known = RefCell::new(BTreeMap::new());
+        let is_written = |heir: PageId| {
+            let mut known = known.borrow_mut();
+            *known.entry(heir).or_insert_with(|| set.contains(heir) || pages.is_clean(heir))
+        };
         let gone = self.structure.gone.keys().copied();
         let gone = gone.filter(|page| !self.under_way.contains_key(page));
         let gone = gone.filter(|page| set.stated(*page).is_none() || alone);
@@ -409,10 +419,18 @@ impl Flusher {
         self.last_bundle += 1;
         let bundle = BundleId(self.last_bundle);
         let mut under_way = UnderWay { freed: freed.clone(), ..UnderWay::default() };
-        for (page, gone) in &self.structure.gone {
-            let by = set.stated(*page).map(|(by, _)| by);
-            let heirs = gone.heirs.iter().filter(|heir| set.contains(**heir));
-            under_way.heirs.extend(heirs.map(|heir| (*page, *heir, by == Some(*heir))));
+        let is_freed: BTreeSet<PageId> = freed.iter().map(|freed| freed.id()).collect();
+        // Heirs that were written too early for what they are to inherit are written again.
+        let mut again = Vec::new();
+        for heir in self.heirs_in(&set) {
+            for (page, gone) in self.structure.gone_to(heir) {
+                let leads_there = set.stated(page).is_some_and(|(by, _)| by == heir);
+                under_way.heirs.push((page, heir, leads_there));
+                if !is_freed.contains(&page) {
+                    let from = gone.from.unwrap_or(NO_NUMBER);
+                    again.push((heir, Dirt { tree: gone.tree, parent: heir, from }));
+                }
+            }
         }
         let (mut written, mut newest) = (Vec::with_capacity(set.len()), 0);
         for (page, Member { captured, dirt }) in set.into_members() {
@@ -427,21 +445,12 @@ impl Flusher {
         // What emptied a page is in none of the images, and has to be in the log before them.
         let newest = if freed.is_empty() { newest } else { newest.max(pages.newest_number()) };
         self.under_way.extend(freed.iter().map(|page| (page.id(), bundle)));
-        // Heirs that were written too early for what they are to inherit are written again.
-        let mut again = Vec::new();
-        for (page, gone) in &self.structure.gone {
-            if freed.iter().all(|freed| freed.id() != *page) {
-                let dirt = |heir: &PageId| Dirt {
-                    tree: gone.tree,
-                    parent: *heir,
-                    from: gone.from.unwrap_or(NO_NUMBER),
-                };
-                let heirs = gone.heirs.iter().filter(|heir| under_way.pages.contains_key(heir));
-                again.extend(heirs.map(|heir| (*heir, dirt(heir))));
-            }
-        }
         again.into_iter().for_each(|(heir, dirt)| self.dirty.add(heir, dirt));
         self.bundles.insert(bundle, under_way);
         Plan { bundle, pages: written, freed, newest }
     }
+}
+
+fn fits<C>(set: &Set<C>, frees: usize, room: Room) -> bool {
+    set.bytes() <= room.bytes && set.len() + frees.div_ceil(4) <= room.entries
 }

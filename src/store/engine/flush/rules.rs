@@ -4,10 +4,13 @@
 //! sealed when no page of it needs any other ([`needs`](Closing::needs)), and the events that were
 //! pushed until all of them were captured are known.
 
+use std::cell::LazyCell;
+use std::collections::BTreeSet;
+
 use super::defect::FlushDefect;
 use super::pages::{Captured, Live, Look, Pages};
 use super::set::Set;
-use super::structure::{Gone, Structure};
+use super::structure::{Structure, step};
 use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// Why a page cannot be written as it was captured, together with any other pages.
@@ -54,16 +57,16 @@ impl<C, P: Pages> Closing<'_, C, P> {
         if self.keeps(FlushDefect::ChildTwoAhead) {
             needs.extend(self.child_is_one_ahead(captured)?);
         }
-        for (page, gone) in self.structure.gone.iter().filter(|(_, gone)| gone.tree == captured.tree) {
-            // An heir that was captured before the step is captured again.
-            let (heir, _) = self.set.stated(*page).unwrap_or((captured.page.id(), captured.page.epoch()));
-            if self.set.stated(*page).is_some() && self.pages.stated(heir, *page).is_none() {
-                return Err(Trouble::Stale(heir));
+        // An heir that was captured before the step is captured again.
+        let is_gone = |child: &&ChildWord| self.structure.gone.contains_key(&child.id());
+        for child in captured.children.iter().filter(is_gone) {
+            if self.pages.stated(captured.page.id(), child.id()).is_none() {
+                return Err(Trouble::Stale(captured.page.id()));
             }
-            self.removal_with_parent(captured, gone, &mut needs);
-            if gone.is_removal && self.keeps(FlushDefect::RangeBeforeOwner) {
-                self.range_has_its_owner(captured, gone, &mut needs);
-            }
+        }
+        self.removal_with_parent(captured, &mut needs);
+        if self.keeps(FlushDefect::RangeBeforeOwner) {
+            self.range_has_its_owner(captured, &mut needs);
         }
         needs.retain(|page| !self.set.contains(*page));
         Ok(needs)
@@ -77,9 +80,17 @@ impl<C, P: Pages> Closing<'_, C, P> {
         }
         let Some(flux) = self.structure.flux.get(&page) else { return Some(captured.page.epoch()) };
         flux.says.or_else(|| {
+            if let Some(says) = self.set.told(page) {
+                return Some(says);
+            }
+            step();
             let left = self.left_of(captured)?;
             let is_ahead = self.says(left).is_some_and(|says| left.page.epoch() == says.next());
-            left.pending.filter(|_| is_ahead).map(ChildWord::epoch)
+            let says = left.pending.filter(|_| is_ahead).map(ChildWord::epoch);
+            // A page may have been split from one that was split from another, and so on, through
+            // all of a set.
+            self.set.tell(page, says);
+            says
         })
     }
 
@@ -169,20 +180,30 @@ impl<C, P: Pages> Closing<'_, C, P> {
     }
 
     /// Rule 4: those that may have taken a page over go together, so that one of them has.
-    fn removal_with_parent(&self, captured: &Captured<C>, gone: &Gone, needs: &mut Vec<PageId>) {
-        if gone.heirs.contains(&captured.page.id()) {
-            needs.extend(gone.heirs.iter().copied().filter(|heir| self.is_due(*heir)));
-        }
+    fn removal_with_parent(&self, captured: &Captured<C>, needs: &mut Vec<PageId>) {
+        let page = captured.page.id();
+        // Thousands of pages may have the same heirs.
+        let others: BTreeSet<PageId> =
+            self.structure.gone_to(page).flat_map(|(_, gone)| gone.heirs.iter().copied()).collect();
+        needs.extend(others.into_iter().filter(|heir| *heir != page && self.is_due(*heir)));
     }
 
     /// Rule 5. Whether a page is an ancestor is known if the set has the page's parent; otherwise
     /// every page above its level may be.
-    fn range_has_its_owner(&self, captured: &Captured<C>, gone: &Gone, needs: &mut Vec<PageId>) {
-        for heir in gone.heirs.iter().filter(|heir| !self.set.contains(**heir)) {
-            let Look::Live(live) = self.pages.look(*heir) else { continue };
-            let is_other_parent = live.level == captured.level + 1 && self.has_parent(captured);
-            if live.level > captured.level && !is_other_parent && self.is_due(*heir) {
-                needs.push(*heir);
+    fn range_has_its_owner(&self, captured: &Captured<C>, needs: &mut Vec<PageId>) {
+        let has_parent = LazyCell::new(|| self.has_parent(captured));
+        for (heir, gone) in self.structure.heirs().filter(|(heir, _)| !self.set.contains(*heir)) {
+            let is_removal = |page| {
+                let gone = self.structure.gone.get(page);
+                gone.is_some_and(|gone| gone.tree == captured.tree && gone.is_removal)
+            };
+            if !gone.iter().any(is_removal) {
+                continue;
+            }
+            let Look::Live(live) = self.pages.look(heir) else { continue };
+            let is_other_parent = live.level == captured.level + 1 && *has_parent;
+            if live.level > captured.level && !is_other_parent && self.is_due(heir) {
+                needs.push(heir);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The pages of a bundle that is being put together.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::dirty::Dirt;
@@ -21,12 +22,16 @@ pub(super) struct Set<C> {
     stated: BTreeMap<PageId, (PageId, Epoch)>,
     /// Which of its pages names a new one: the new one's word, by whom.
     named: BTreeMap<u64, PageId>,
+    /// What the durable tree will say of pages that their left neighbours name: found out once, and
+    /// again when the set is no longer what it was.
+    told: RefCell<BTreeMap<PageId, Epoch>>,
     bytes: usize,
 }
 
 impl<C> Default for Set<C> {
     fn default() -> Self {
-        Self { members: BTreeMap::new(), stated: BTreeMap::new(), named: BTreeMap::new(), bytes: 0 }
+        let (members, stated, named, told) = Default::default();
+        Self { members, stated, named, told, bytes: 0 }
     }
 }
 
@@ -34,6 +39,10 @@ impl<C> Set<C> {
     pub(super) fn insert(&mut self, page: PageId, member: Member<C>) {
         self.remove(page);
         let captured = &member.captured;
+        let named_again = captured.pending.is_some_and(|new| self.told(new.id()).is_some());
+        if named_again || !captured.children.is_empty() {
+            self.told.get_mut().clear();
+        }
         self.bytes += captured.stored_bytes;
         self.stated.extend(captured.children.iter().map(|child| (child.id(), (page, child.epoch()))));
         self.named.extend(captured.pending.map(|new| (new.bits(), page)));
@@ -42,6 +51,7 @@ impl<C> Set<C> {
 
     pub(super) fn remove(&mut self, page: PageId) -> Option<Member<C>> {
         let member = self.members.remove(&page)?;
+        self.told.get_mut().clear();
         self.bytes -= member.captured.stored_bytes;
         for child in &member.captured.children {
             if self.stated.get(&child.id()).is_some_and(|(by, _)| *by == page) {
@@ -83,6 +93,20 @@ impl<C> Set<C> {
     /// Which of its inner pages has `page` as a child, and the epoch that it states.
     pub(super) fn stated(&self, page: PageId) -> Option<(PageId, Epoch)> {
         self.stated.get(&page).copied()
+    }
+
+    /// What was told of a page, if that still counts.
+    pub(super) fn told(&self, page: PageId) -> Option<Epoch> {
+        self.told.borrow().get(&page).copied()
+    }
+
+    /// More is known than when it was told.
+    pub(super) fn forget_told(&mut self) {
+        self.told.get_mut().clear();
+    }
+
+    pub(super) fn tell(&self, page: PageId, says: Option<Epoch>) {
+        self.told.borrow_mut().extend(says.map(|says| (page, says)));
     }
 
     /// Which of its pages names `new` as what was split from it. The epoch counts: ids are used

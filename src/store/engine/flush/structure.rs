@@ -19,9 +19,9 @@
 //! being in flux; nobody changes it before its split is posted, and `Posted` brings it in.
 //!
 //! Parents and heirs are candidates: each event adds some, and who looks which of them has the page
-//! in memory finds the one that counts. The events of one [drain](super::Flusher::drain) include
-//! all that were pushed before any of them, so a page cannot have a parent or an heir that is no
-//! candidate.
+//! in memory finds the one that counts. A page whose parent is found gets none from other pages.
+//! The events of one [drain](super::Flusher::drain) include all that were pushed before any of
+//! them, so a page cannot have a parent or an heir that is no candidate.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,12 +60,36 @@ pub(super) struct Gone {
     pub(super) is_removal: bool,
 }
 
+/// An inner page with so many children in flux goes first.
+const CROWD: usize = 32;
+
 #[derive(Debug, Default)]
 pub(super) struct Structure {
     pub(super) flux: BTreeMap<PageId, Flux>,
     pub(super) gone: BTreeMap<PageId, Gone>,
     /// Roots of trees, as far as anybody has named them.
     pub(super) roots: BTreeSet<PageId>,
+    /// By a candidate for their parent: the pages in flux that have it.
+    below: BTreeMap<PageId, BTreeSet<PageId>>,
+    /// By an heir: the pages that are gone and have it. An event about one page looks at these, and
+    /// not at all that there are: of a long value that goes, there are thousands.
+    inherits: BTreeMap<PageId, BTreeSet<PageId>>,
+    /// By what became a candidate last: how many pages in flux have it.
+    crowds: BTreeMap<PageId, usize>,
+    /// Those with a [`CROWD`].
+    crowded: BTreeSet<PageId>,
+}
+
+/// Counted in tests: one page was looked at because of another.
+pub(super) fn step() {
+    #[cfg(test)]
+    STEPS.with(|steps| steps.set(steps.get() + 1));
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many [steps](step) this thread has made.
+    pub(in crate::store) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 fn add(pages: &mut Vec<PageId>, page: PageId) {
@@ -74,7 +98,95 @@ fn add(pages: &mut Vec<PageId>, page: PageId) {
     }
 }
 
+/// Takes `page` from the pages that are remembered for `by`.
+fn take_from(index: &mut BTreeMap<PageId, BTreeSet<PageId>>, by: PageId, page: PageId) {
+    if let Some(pages) = index.get_mut(&by) {
+        pages.remove(&page);
+        if pages.is_empty() {
+            index.remove(&by);
+        }
+    }
+}
+
 impl Structure {
+    fn add_parent(&mut self, page: PageId, parent: PageId) -> bool {
+        step();
+        let Some(flux) = self.flux.get_mut(&page).filter(|flux| !flux.parents.contains(&parent)) else {
+            return false;
+        };
+        let before = flux.parents.last().copied();
+        flux.parents.push(parent);
+        self.below.entry(parent).or_default().insert(page);
+        self.count(before, Some(parent));
+        true
+    }
+
+    fn add_heir(&mut self, page: PageId, heir: PageId) -> bool {
+        step();
+        let is_news = self.gone.get_mut(&page).is_some_and(|gone| gone.heirs.insert(heir));
+        if is_news {
+            self.inherits.entry(heir).or_default().insert(page);
+        }
+        is_news
+    }
+
+    /// A page in flux has another last candidate for its parent.
+    fn count(&mut self, before: Option<PageId>, after: Option<PageId>) {
+        if let Some(parent) = before
+            && let Some(children) = self.crowds.get_mut(&parent)
+        {
+            *children -= 1;
+            if *children < CROWD {
+                self.crowded.remove(&parent);
+            }
+            if *children == 0 {
+                self.crowds.remove(&parent);
+            }
+        }
+        if let Some(parent) = after {
+            let children = self.crowds.entry(parent).or_default();
+            *children += 1;
+            if *children >= CROWD {
+                self.crowded.insert(parent);
+            }
+        }
+    }
+
+    /// The page is in flux no more.
+    pub(super) fn leaves_flux(&mut self, page: PageId) {
+        let Some(flux) = self.flux.remove(&page) else { return };
+        flux.parents.iter().for_each(|parent| take_from(&mut self.below, *parent, page));
+        self.count(flux.parents.last().copied(), None);
+    }
+
+    /// The page's id is free.
+    pub(super) fn is_freed(&mut self, page: PageId) {
+        self.leaves_flux(page);
+        if let Some(gone) = self.gone.remove(&page) {
+            gone.heirs.iter().for_each(|heir| take_from(&mut self.inherits, *heir, page));
+        }
+    }
+
+    /// Inner pages with many children in flux.
+    pub(super) fn crowded(&self) -> &BTreeSet<PageId> {
+        &self.crowded
+    }
+
+    /// Each heir with the pages that are gone and may be its.
+    pub(super) fn heirs(&self) -> impl Iterator<Item = (PageId, &BTreeSet<PageId>)> {
+        self.inherits.iter().map(|(heir, gone)| (*heir, gone)).inspect(|_| step())
+    }
+
+    pub(super) fn is_heir(&self, page: PageId) -> bool {
+        self.inherits.contains_key(&page)
+    }
+
+    /// The pages that are gone and have this heir.
+    pub(super) fn gone_to(&self, heir: PageId) -> impl Iterator<Item = (PageId, &Gone)> {
+        let gone = self.inherits.get(&heir).into_iter().flatten();
+        gone.filter_map(|page| Some((*page, self.gone.get(page)?))).inspect(|_| step())
+    }
+
     /// Learns from the structure changes of a drain, in any order.
     pub(super) fn learn(&mut self, batch: &[Event], pages: &impl Pages) {
         for event in batch {
@@ -86,7 +198,7 @@ impl Structure {
             if let Event::Dirty { parent, page, .. } = event
                 && parent == page
             {
-                self.flux.remove(page);
+                self.leaves_flux(*page);
             }
         }
         // Relations follow from each other, whatever their order in the batch.
@@ -123,25 +235,25 @@ impl Structure {
                 // Pages of before the store was opened, whose split nobody had posted: the durable
                 // parent is one behind, and the new page is known by the split that is pending.
                 for (child, says) in [(page, page.epoch().before()), (new, new.epoch())] {
-                    let flux = match self.flux.entry(child.id()) {
-                        Entry::Occupied(known) => known.into_mut(),
+                    match self.flux.entry(child.id()) {
+                        Entry::Occupied(_) => {}
                         Entry::Vacant(unknown) => {
                             let Some(durable) = pages.durable(child.id()) else { continue };
                             unknown.insert(Flux {
                                 says: Some(says),
                                 durable: Some(durable),
                                 ..Flux::default()
-                            })
+                            });
                         }
-                    };
-                    add(&mut flux.parents, parent);
+                    }
+                    self.add_parent(child.id(), parent);
                 }
             }
             Event::RootSplit { root, left, right, .. } => {
                 self.roots.insert(root);
                 for half in [left, right] {
-                    let flux = self.flux.entry(half.id()).or_default();
-                    add(&mut flux.parents, root);
+                    self.flux.entry(half.id()).or_default();
+                    self.add_parent(half.id(), root);
                 }
             }
             Event::Removed { tree, parent, gone } => self.goes(tree, gone, parent, true, pages),
@@ -154,7 +266,8 @@ impl Structure {
         if pages.look(gone.id()) == Look::Gone(gone.epoch()) {
             let (heirs, let_go) = Default::default();
             let new = Gone { tree, heirs, let_go, from: None, is_removal };
-            self.gone.entry(gone.id()).or_insert(new).heirs.insert(heir);
+            self.gone.entry(gone.id()).or_insert(new);
+            self.add_heir(gone.id(), heir);
         }
     }
 
@@ -172,22 +285,43 @@ impl Structure {
             Event::Collapsed { root, gone, .. } => (gone.id(), [root; 2]),
         };
         let mut changed = false;
-        for (page, flux) in &mut self.flux {
-            if flux.parents.contains(&from) {
-                for to in to.iter().filter(|to| *to != page) {
-                    changed |= !flux.parents.contains(to);
-                    add(&mut flux.parents, *to);
-                }
+        let pages_of = |index: &BTreeMap<PageId, BTreeSet<PageId>>| -> Vec<PageId> {
+            index.get(&from).into_iter().flatten().copied().collect()
+        };
+        for page in pages_of(&self.below) {
+            if self.is_below_another(page, from, pages) {
+                continue;
+            }
+            for to in to.into_iter().filter(|to| *to != page) {
+                changed |= self.add_parent(page, to);
             }
         }
-        for (page, gone) in &mut self.gone {
-            if gone.heirs.contains(&from) {
-                for to in to.iter().filter(|to| *to != page) {
-                    changed |= gone.heirs.insert(*to);
-                }
+        for page in pages_of(&self.inherits) {
+            for to in to.into_iter().filter(|to| *to != page) {
+                changed |= self.add_heir(page, to);
             }
         }
         changed
+    }
+
+    #[cfg(test)]
+    pub(super) fn knows_gone(&mut self, page: PageId, heir: PageId) {
+        let (heirs, let_go) = Default::default();
+        self.gone.insert(page, Gone { tree: 1, heirs, let_go, from: None, is_removal: true });
+        self.add_heir(page, heir);
+    }
+
+    /// Whether the page has a parent now, among those that are known, which is not `parent`. Then
+    /// what `parent` hands on is not to have the page. (Children only move from a page that is
+    /// split, or collapses, to one that the event of that names. Until it is done, whoever does it
+    /// sees them where they were.) Without this all pages of a large value would have all inner
+    /// pages above it as candidates.
+    fn is_below_another(&self, page: PageId, parent: PageId, pages: &impl Pages) -> bool {
+        let known = self.flux.get(&page).into_iter().flat_map(|flux| flux.parents.iter().rev());
+        known.copied().filter(|other| *other != parent).inspect(|_| step()).any(|other| {
+            // One that is not published may be the attempt of somebody who comes too late.
+            self.is_published(other, pages) && pages.stated(other, page).is_some()
+        })
     }
 
     /// Nobody names the page, and visitors come to it all the same.
@@ -198,9 +332,7 @@ impl Structure {
     /// Pages in flux, those that may be their parents, and those that may be heirs of pages that
     /// are gone.
     pub(super) fn needed(&self) -> BTreeSet<PageId> {
-        let parents = self.flux.values().flat_map(|flux| &flux.parents);
-        let heirs = self.gone.values().flat_map(|gone| &gone.heirs);
-        self.flux.keys().chain(parents).chain(heirs).copied().collect()
+        self.flux.keys().chain(self.below.keys()).chain(self.inherits.keys()).copied().collect()
     }
 
     /// The parent of `page` in memory, and the epoch that it states.
@@ -253,14 +385,15 @@ impl Structure {
         let (mut seen, mut left) = (BTreeSet::from([page]), vec![page]);
         while let Some(page) = left.pop() {
             let Some(gone) = self.gone.get(&page) else { continue };
-            let is_candidate = !self.is_stated(page, pages)
-                && gone.heirs.iter().all(|heir| match pages.look(*heir) {
+            step();
+            let is_candidate =
+                gone.heirs.iter().all(|heir| match pages.look(*heir) {
                     Look::Live(_) => written(*heir),
                     Look::Gone(_) => self.gone.contains_key(heir),
                     Look::Free => true,
                     Look::Cold(_) => gone.let_go.contains(heir),
-                })
-                && gone.heirs.iter().any(|heir| written(*heir) || self.gone.contains_key(heir));
+                }) && gone.heirs.iter().any(|heir| written(*heir) || self.gone.contains_key(heir))
+                    && !self.is_stated(page, pages);
             if !is_candidate {
                 return false;
             }
@@ -291,7 +424,7 @@ impl Structure {
                 }
             };
             if is_settled {
-                self.flux.remove(&page);
+                self.leaves_flux(page);
             }
         }
     }

@@ -185,9 +185,7 @@ fn a_page_that_is_moved_waits_and_one_under_way_is_not_moved() {
 #[test]
 fn a_page_that_is_gone_is_moved_and_stays_gone() {
     let (fake, mut flusher) = (Fake::default(), Flusher::new(1, None));
-    let heirs = [id(11)].into();
-    let gone = structure::Gone { tree: 1, heirs, from: None, is_removal: true, let_go: BTreeSet::new() };
-    flusher.structure.gone.insert(id(20), gone);
+    flusher.structure.knows_gone(id(20), id(11));
     let (moving, moved) = flusher.move_cold([word(20, 0)]);
     assert_eq!(moved, [word(20, 0)]);
     flusher.durable(moving, &fake);

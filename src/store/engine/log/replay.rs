@@ -20,7 +20,7 @@ use crate::store::wal::{Batch, LogDamage, LogEnd, LogFormat, LogPosition, Replay
 const SEGMENTS_PER_MESSAGE: u32 = 16;
 
 /// Reads the log from `start`, which a durable superblock states, calls `each` with every batch in
-/// their order, and returns where it ends.
+/// their order, and returns where it ends. `each` lets others run if it has much to do.
 ///
 /// # Errors
 ///
@@ -31,7 +31,7 @@ pub(in crate::store) async fn replay<N: Namespace>(
     namespace: &N,
     format: LogFormat,
     start: LogPosition,
-    mut each: impl FnMut(&Batch<'_>),
+    mut each: impl AsyncFnMut(&Batch<'_>),
 ) -> Result<LogEnd> {
     let mut replay = Replay::new(format, start, Defects::now().wal);
     let mut ahead: Option<(u32, DmaBuf)> = None;
@@ -42,10 +42,6 @@ pub(in crate::store) async fn replay<N: Namespace>(
             Some((_, bytes)) => bytes,
             None => read(namespace, format, segment, spare.take()).await?,
         };
-        let mut count = |batch: &Batch<'_>| {
-            records += u64::from(batch.header.records);
-            each(batch);
-        };
         // A header that cannot be read, or names what was read already, leads nowhere.
         let header = SegmentHeader::decode(&bytes, &format.identity).ok();
         let next = header.and_then(|header| header.next()).map(|next| next.segment);
@@ -54,7 +50,7 @@ pub(in crate::store) async fn replay<N: Namespace>(
                 let mut reading = pin!(read(namespace, format, next, spare.take()));
                 // The first poll gives it to the device.
                 let at_once = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await;
-                replay.segment(&bytes, &mut count);
+                records += batches(&mut replay, &bytes, &mut each).await;
                 if replay.wants() == Some(next) {
                     let read = match at_once {
                         Poll::Ready(read) => read,
@@ -63,7 +59,7 @@ pub(in crate::store) async fn replay<N: Namespace>(
                     ahead = Some((next, read?));
                 }
             }
-            None => replay.segment(&bytes, &mut count),
+            None => records += batches(&mut replay, &bytes, &mut each).await,
         }
         spare = Some(bytes);
         segments += 1;
@@ -73,10 +69,21 @@ pub(in crate::store) async fn replay<N: Namespace>(
                 namespace.info().name
             );
         }
+    }
+    replay.finish().map_err(|damage| corrupt(namespace, format, damage))
+}
+
+/// Gives `each` the batches of a segment. How many records they have.
+async fn batches(replay: &mut Replay, bytes: &[u8], each: &mut impl AsyncFnMut(&Batch<'_>)) -> u64 {
+    let mut records = 0;
+    replay.segment(bytes);
+    while let Some(batch) = replay.next_batch(bytes) {
+        records += u64::from(batch.header.records);
+        each(&batch).await;
         // A namespace in memory never waits by itself.
         yield_now().await;
     }
-    replay.finish().map_err(|damage| corrupt(namespace, format, damage))
+    records
 }
 
 /// The whole of a segment; nothing of one that the namespace does not have.

@@ -255,6 +255,7 @@ impl<E: Env, N: Namespace> Core<E, N> {
         if lead.start_flush().is_none() {
             return Step::Wait;
         }
+        self.driver.meters.flushes.add(1);
         self.driver.is_flushing.store(true, Ordering::Relaxed);
         self.is_flushing.set(true);
         Step::Flush
@@ -292,7 +293,11 @@ impl<E: Env, N: Namespace> Core<E, N> {
                 );
             }
         };
+        driver.meters.record_bytes.add(formed.records_bytes as u64);
+        driver.meters.bytes.add(formed.bytes as u64);
+        driver.meters.batches.add(1);
         driver.bundles.formed(formed.batch, formed.bundles);
+        driver.supply.ends_at(lead.leader().segments.end());
         // The next one is asked for as soon as it will be needed.
         self.supply(lead);
         driver.formed.store(formed.end, Ordering::Release);
@@ -315,6 +320,7 @@ impl<E: Env, N: Namespace> Core<E, N> {
         let segment_bytes = u64::from(self.driver.format.segment_bytes);
         let at = u64::from(formed.segment) * segment_bytes + u64::from(formed.offset);
         if how == How::Durable {
+            self.driver.meters.flushes.add(1);
             self.namespace.write_durable(at, buf).await?;
         } else {
             self.namespace.write(at, buf).await?;

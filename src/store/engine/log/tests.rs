@@ -31,6 +31,8 @@ struct Pool {
 }
 
 impl SegmentSupply for Arc<Pool> {
+    fn failed(&self) {}
+
     fn next(&self) -> Option<SegmentName> {
         lock(&self.free).pop_front()
     }

@@ -24,6 +24,9 @@ const KEPT_SHARE: u64 = 16;
 /// Those that take the place of others go beyond the room by this share of it: half of what
 /// [`ROOM_SHARE`] leaves.
 const BEYOND_SHARE: u64 = 32;
+/// A value that is longer than the one before by no more than this is hardly longer: it may have
+/// got an expiry time.
+const HARDLY_LONGER_BYTES: u64 = 64;
 /// Clearing and removing trees goes beyond that by this share: a quarter of what [`ROOM_SHARE`]
 /// leaves.
 const CLEARS_SHARE: u64 = 64;
@@ -77,15 +80,28 @@ pub(in crate::store::engine) fn added_by_long(key: &[u8], len: usize) -> u64 {
     (len / PIECE_BYTES) as u64 * PIECE_ADDS + rest + reference + MARKER_ENTRY_BYTES
 }
 
-/// What is held, and so how much of the room it may fill.
+/// What a write does to the store, and so how much of the room it may fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::engine) enum Kind {
-    /// Long values that make the store larger.
+    /// It makes the store larger.
     Adds,
-    /// Long values that take the place of others that are not shorter.
+    /// Its values take the place of others that are hardly shorter ([`Kind::of`]).
     Replaces,
     /// A tree is cleared or removed, which makes room.
     Clears,
+}
+
+impl Kind {
+    /// That of a put of `new` bytes in the place of `old`.
+    pub(in crate::store::engine) fn of(old: Option<u64>, new: u64) -> Self {
+        let is_hardly_longer = old.is_some_and(|old| new <= old + HARDLY_LONGER_BYTES);
+        if is_hardly_longer { Self::Replaces } else { Self::Adds }
+    }
+
+    /// That of both.
+    pub(in crate::store::engine) fn and(self, other: Self) -> Self {
+        if self == Self::Adds { self } else { other }
+    }
 }
 
 /// What was admitted and is not written yet, of long values.
@@ -105,6 +121,11 @@ impl Held<'_> {
         self.bytes -= bytes;
     }
 
+    /// They stay held, until they are [given back](Space::give_back).
+    pub(in crate::store::engine) fn leave(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
     /// All of them are.
     pub(in crate::store::engine) fn wrote_all(mut self) {
         self.wrote(self.bytes);
@@ -117,11 +138,16 @@ impl Drop for Held<'_> {
     }
 }
 
-/// The same where it is known how long the value is that the key has.
-pub(in crate::store::engine) fn grows_by(key: &[u8], old: Option<usize>, change: Change<'_>) -> u64 {
-    match change {
-        Change::Put(new) if old.is_some_and(|old| old >= new.len()) => 0,
-        _ => added_bytes(key, change),
+/// The same where it is known how long the value is that the key has, if it has one; and what kind
+/// of write that is.
+pub(in crate::store::engine) fn grows_by(key: &[u8], old: Option<usize>, change: Change<'_>) -> (u64, Kind) {
+    match (change, old) {
+        (Change::Put(new), Some(old)) => {
+            let more = new.len().saturating_sub(old) as u64;
+            (more + more / 8, Kind::of(Some(old as u64), new.len() as u64))
+        }
+        (Change::Delete, _) => (0, Kind::Replaces),
+        _ => (added_bytes(key, change), Kind::Adds),
     }
 }
 
@@ -159,9 +185,25 @@ impl Space {
         (bytes == 0 || used.saturating_add(growth) <= room).then_some(held)
     }
 
+    /// Holds what was held before the store was opened, whether it fits or not.
+    pub(in crate::store::engine) fn hold_again(&self, bytes: u64) -> u64 {
+        self.held.fetch_add(bytes, Ordering::AcqRel);
+        bytes
+    }
+
+    /// What was held for long is not needed any more.
+    pub(in crate::store::engine) fn give_back(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
     /// Reserves what is missing in `reserved` to `bytes`, if it fits.
-    pub(in crate::store::engine) fn admit_up_to(&self, reserved: &mut u64, bytes: u64) -> bool {
-        let is_admitted = *reserved >= bytes && bytes > 0 || self.admit(bytes.saturating_sub(*reserved));
+    pub(in crate::store::engine) fn admit_up_to(
+        &self,
+        reserved: &mut u64,
+        (bytes, kind): (u64, Kind),
+    ) -> bool {
+        let is_admitted =
+            *reserved >= bytes && bytes > 0 || self.admit(bytes.saturating_sub(*reserved), kind);
         if is_admitted {
             *reserved = bytes.max(*reserved);
         }
@@ -169,7 +211,7 @@ impl Space {
     }
 
     /// Reserves `bytes`, if they fit.
-    pub(in crate::store::engine) fn admit(&self, bytes: u64) -> bool {
+    pub(in crate::store::engine) fn admit(&self, bytes: u64, kind: Kind) -> bool {
         if bytes == 0 {
             self.shrinks();
             return true;
@@ -178,7 +220,8 @@ impl Space {
         let reserved = self.reserved.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let growth = reserved.saturating_sub(self.settled.load(Ordering::Relaxed));
         let growth = growth.saturating_add(self.held.load(Ordering::Relaxed));
-        if used.saturating_add(growth) <= room {
+        let beyond = if kind == Kind::Adds { 0 } else { room / BEYOND_SHARE };
+        if used.saturating_add(growth) <= room + beyond {
             return true;
         }
         self.reserved.fetch_sub(bytes, Ordering::AcqRel);
@@ -251,12 +294,6 @@ impl Points {
     }
 }
 
-/// The longest log of a store of this size, in bytes: it is to be small beside the pages.
-pub(in crate::store::engine) fn max_log_bytes(wanted: u64, geometry: Geometry) -> u64 {
-    let (size, segment) = (geometry.size_bytes(), u64::from(geometry.segment));
-    wanted.min(size / 32).max(4 * segment).min(size / 4)
-}
-
 /// The room for pages of a store whose log has so many segments at most.
 pub(in crate::store::engine) fn room(geometry: Geometry, log_segments: u32) -> u64 {
     let block = u64::from(geometry.block);
@@ -272,6 +309,15 @@ pub(in crate::store::engine) fn room(geometry: Geometry, log_segments: u32) -> u
     (of_live / ROOM_SHARE.1 * ROOM_SHARE.0).min(u64::from(most) * filled)
 }
 
+/// What a store may have, in bytes, that has not got its reserve yet.
+pub(in crate::store::engine) const YOUNG_BYTES: u64 = 512 << 10;
+
+/// Whether a store of which only some is `solid` has not got its reserve.
+pub(in crate::store::engine) fn is_young(geometry: Geometry, solid: Geometry, log_segments: u32) -> bool {
+    solid.segments < geometry.segments
+        && solid.segments < solid.first_segment() + log_segments + reserve(solid)
+}
+
 /// Segments that no write is admitted to fill.
 pub(in crate::store::engine) fn reserve(geometry: Geometry) -> u32 {
     Capacity::new(geometry, 1, 128 << 10).reserve() + OPEN_SEGMENTS
@@ -285,10 +331,10 @@ mod tests {
     fn what_is_reserved_counts_until_its_numbers_are_durable() {
         let space = Space::default();
         space.set_room(100);
-        assert!(space.admit(60));
-        assert!(!space.admit(41));
-        assert!(space.admit(40));
-        assert!(space.admit(0), "nothing is always admitted");
+        assert!(space.admit(60, Kind::Adds));
+        assert!(!space.admit(41, Kind::Adds));
+        assert!(space.admit(40, Kind::Adds));
+        assert!(space.admit(0, Kind::Adds), "nothing is always admitted");
         assert_eq!(space.taken(), (0, 100, 100));
         let mut points = Points::default();
         points.note(5, 60);

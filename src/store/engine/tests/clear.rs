@@ -57,7 +57,7 @@ async fn check_filled(store: &Store, tree: TreeRoot, keys: u32, round: u32) {
 }
 
 async fn count_keys(store: &Store, tree: TreeRoot) -> usize {
-    let mut scan = Scan::new(store, tree, (Bound::Unbounded, Bound::Unbounded), Direction::Forwards);
+    let mut scan = Scan::of_remains(store, tree);
     let mut count = 0;
     while scan.next_key().await.expect("no fault is injected").is_some() {
         count += 1;
@@ -239,6 +239,7 @@ fn writers_with_the_old_root_are_refused() {
                 store.transact(&keys, DURABILITY, |all| all.put_at(0, b"a")).await.expect_err("the same"),
             ];
             for error in errors {
+                assert_eq!(crate::store::engine::dying::lost_name(&error), Some(old.tree), "{error}");
                 assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
                 assert_eq!(error.outcome(), crate::error::Outcome::NotStarted);
             }
@@ -251,37 +252,71 @@ fn writers_with_the_old_root_are_refused() {
     });
 }
 
-/// A scan that is under way when its tree is cleared shows keys that were there, in their order.
+/// A scan that is under way when its tree is cleared or removed ends there, with whatever it has
+/// copied, however much is left of the tree.
 #[test]
 fn a_scan_of_a_tree_that_is_cleared_ends() {
     on_a_disk(64 << 20, async |disk| {
         let store = reopen(&disk).await;
-        for direction in [Direction::Forwards, Direction::Backwards] {
+        for (direction, is_removed) in [(Direction::Forwards, false), (Direction::Backwards, true)] {
             let root = tree(&store, "fruit").await;
             fill(&store, root, 3000, 1).await;
-            let mut scan = Scan::new(&store, root, (Bound::Unbounded, Bound::Unbounded), direction);
-            let mut seen = Vec::new();
-            for _ in 0..100 {
-                seen.push(scan.next().await.expect("it works").expect("there are more").0);
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            let mut scans = [0, 1, 100].map(|shown| (shown, Scan::new(&store, root, all.clone(), direction)));
+            for (shown, scan) in &mut scans {
+                for _ in 0..*shown {
+                    scan.next().await.expect("it works").expect("there are more");
+                }
             }
-            let cleared = store.clear_tree("fruit", DURABILITY).await.expect("it works");
-            // What is written after that is not what the scan is of.
-            fill(&store, cleared.expect("it is there").0.root, 3000, 2).await;
-            for _ in 0..20 {
-                rt::yield_now().await;
+            if is_removed {
+                store.remove_tree("fruit", DURABILITY).await.expect("it works");
+            } else {
+                store.clear_tree("fruit", DURABILITY).await.expect("it works");
             }
-            while let Some((key, found)) = scan.next().await.expect("it ends without an error") {
-                let number = u32::from_be_bytes(key[..].try_into().expect("4 bytes"));
-                assert!(found == value(number, 1));
-                seen.push(key);
+            // What is written after that is not what they are of.
+            let new = tree(&store, "fruit").await;
+            fill(&store, new, 300, 2).await;
+            for (_, scan) in &mut scans {
+                assert_eq!(scan.next_key().await.expect("it ends without an error"), None);
+                assert_eq!(scan.next().await.expect("it ends without an error"), None);
             }
-            let is_sorted = match direction {
-                Direction::Forwards => seen.is_sorted_by(|a, b| a < b),
-                Direction::Backwards => seen.is_sorted_by(|a, b| a > b),
-            };
-            assert!(is_sorted && seen.len() < 3000, "{} keys", seen.len());
+            check_filled(&store, new, 300, 2).await;
             are_apart(&store).await;
         }
+    });
+}
+
+/// There is nothing to take apart, and nothing is left behind until the next opening.
+#[test]
+fn clearing_an_empty_tree_leaves_nothing() {
+    on_a_disk(64 << 20, async |disk| {
+        let store = reopen(&disk).await;
+        let root = tree(&store, "fruit").await;
+        let before = used_pages(&store);
+        let clear = async || {
+            let cleared = store.clear_tree("fruit", DURABILITY).await.expect("it works");
+            let (cleared, number) = cleared.expect("it is there");
+            store.wait(number).await.expect("it is durable");
+            cleared.root
+        };
+        for _ in 0..50 {
+            assert_eq!(clear().await, root);
+        }
+        assert_eq!((stages(&store).len(), used_pages(&store)), (0, before));
+        fill(&store, root, 20, 1).await;
+        let next = clear().await;
+        assert_ne!(next, root);
+        // Its key is in an overlay.
+        let names: Vec<_> = (0..600_u32).map(u32::to_be_bytes).collect();
+        let keys: Vec<Key<'_>> = names.iter().map(|key| (next, &key[..])).collect();
+        let put = store.transact(&keys, DURABILITY, |all| all.put_at(0, b"a")).await.expect("it works");
+        assert!(put.1.is_some() && !store.shared.overlay.is_drained());
+        let last = clear().await;
+        assert_ne!(last, next);
+        // Nobody has counted this one.
+        store.write(last, b"a", Change::Put(b"a"), DURABILITY).await.expect("it works");
+        assert_ne!(clear().await, last);
+        store.close().await.expect("it closes");
     });
 }
 

@@ -110,3 +110,34 @@ fn a_flush_of_the_log_that_fails_ends_the_checkpoint_under_way() {
     }
     assert_eq!(complete, [0; 0], "with these seeds a checkpoint is said to be durable");
 }
+
+/// A device that is gone says that nothing is there, as does the error of who has a tree that was
+/// cleared. Whoever looks the tree up again and again for the latter ends all the same.
+#[test]
+fn a_device_that_is_gone_is_not_taken_for_a_tree_that_was_cleared() {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    a_life(&disk, async |disk| {
+        let store = reopen(&disk).await;
+        let tree = store.open_tree("fruit", 0, Durability::None).await.expect("it works").0.root;
+        let names: Vec<_> = (0..40_u32).map(u32::to_be_bytes).collect();
+        for name in &names {
+            store.put(tree, name, b"1", Durability::None).await.expect("it works");
+        }
+        disk.inject([Fault::flush().fails_with(libc::ENODEV)]);
+        store.checkpoint().await.expect_err("its flush failed");
+        let keys: Vec<_> = names.iter().map(|name| (tree, &name[..])).collect();
+        let errors = [
+            store.put(tree, b"a", b"1", Durability::None).await.expect_err("the store has failed"),
+            store.transact(&keys, Durability::None, |all| all.put_at(0, b"2")).await.expect_err("the same"),
+            store.delete_in_parts(&keys, Durability::None).await.expect_err("the same"),
+        ];
+        for error in errors {
+            assert_eq!(
+                (error.kind(), error.outcome()),
+                (ErrorKind::NotFound, Outcome::NotStarted),
+                "{error}"
+            );
+            assert_eq!(crate::store::engine::dying::lost_name(&error), None, "{error}");
+        }
+    });
+}

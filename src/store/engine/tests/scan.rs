@@ -1,5 +1,6 @@
 //! Scans over keys that come and go, and over what a crash has left in the log.
 
+use std::cell::RefCell;
 use std::ops::{Bound, RangeBounds};
 
 use super::*;
@@ -104,9 +105,13 @@ async fn fill(store: &Store, model: &mut Model, random: &mut StdRng, writes: u32
 
 #[test]
 fn a_random_key_is_any_of_those_that_are_there() {
-    on_a_disk(64 << 20, async |disk| {
-        let mut model = Model::new();
-        for round in 0..3 {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    let world = World::new(8);
+    let core = world.core("core");
+    let kept = RefCell::new(Model::new());
+    for round in 0..3 {
+        core.block_on(async {
+            let mut model = kept.take();
             let store = reopen(&disk).await;
             let mut random = StdRng::seed_from_u64(round);
             if round == 0 {
@@ -128,8 +133,61 @@ fn a_random_key_is_any_of_those_that_are_there() {
                 // The log has what is not in pages yet.
                 store.wait(store.log.log().next_number() - 1).await.expect("it is durable");
             }
-        }
-    });
+            kept.replace(model);
+        });
+        // Nothing of it goes on beside the next one.
+        core.crash();
+    }
+}
+
+/// Directly after a crash the log has some of the keys, or all of them, and the pages the others.
+#[test]
+fn a_random_key_is_any_of_those_that_the_log_has() {
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+    let world = World::new(8);
+    let core = world.core("core");
+    for round in 0..3_u32 {
+        core.block_on(async {
+            let store = reopen(&disk).await;
+            let root = store.open_tree("tree", 0, Durability::None).await.expect("it works").0.root;
+            let mut number = 0;
+            // Later most are new, or written again, and of the others every third goes.
+            for key in round * 1500..round * 1500 + 3000 {
+                let key = key.to_be_bytes();
+                number = store.put(root, &key, &[1; 60], Durability::None).await.expect("it works");
+            }
+            for key in (0..round * 1500).step_by(3) {
+                let deleted = store.delete(root, &key.to_be_bytes(), Durability::None).await;
+                number = deleted.expect("it works").unwrap_or(number);
+            }
+            store.wait(number).await.expect("it is durable");
+        });
+        core.crash();
+        core.block_on(async {
+            let store = reopen(&disk).await;
+            let root = store.find_tree("tree").expect("it is there").root;
+            assert!(!store.shared.overlay.is_drained());
+            let there: std::collections::BTreeSet<u32> =
+                (0..round * 1500 + 3000).filter(|key| *key >= round * 1500 || key % 3 > 0).collect();
+            let mut random = StdRng::seed_from_u64(9);
+            let mut drawn = BTreeMap::<u32, u32>::new();
+            for _ in 0..10 * there.len() {
+                let key = store.random_key(root, || random.random()).await.expect("it works").expect("there");
+                *drawn.entry(u32::from_be_bytes(key[..].try_into().expect("4 bytes"))).or_default() += 1;
+            }
+            assert!(drawn.keys().all(|key| there.contains(key)));
+            assert!(drawn.len() * 100 > there.len() * 99, "{} of {}", drawn.len(), there.len());
+            // Each is drawn 10 times in the mean; the first ones are not drawn much more often.
+            let first = there.iter().take(256).filter_map(|key| drawn.get(key)).sum::<u32>();
+            assert!(first < 256 * 30, "round {round}: {first}");
+            // What is not of this round is in pages.
+            while !store.shared.overlay.is_drained() {
+                crate::rt::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            store.checkpoint().await.expect("a checkpoint");
+        });
+        core.crash();
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! forms are for optimised builds: `cargo test --profile lab --lib -- --ignored
 //! engine::tests::space`.
 
+mod disk;
 mod frees;
 mod long;
 mod room;

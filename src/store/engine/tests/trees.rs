@@ -152,3 +152,43 @@ fn a_name_is_given_once_however_many_ask() {
         assert_eq!(store.trees().len(), 1);
     });
 }
+
+/// Tasks of two cores make the same trees at the same time, and write to what they got.
+#[test]
+fn a_name_is_given_once_on_two_cores() {
+    const NAMES: u32 = 40;
+    for seed in 0..8 {
+        let world = World::new(seed);
+        let (first, second) = (world.core("first"), world.core("second"));
+        let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
+        first.block_on(async {
+            let store = reopen(&disk).await;
+            let work = async |store: &Store, own: u8| {
+                let mut roots = Vec::new();
+                for name in 0..NAMES {
+                    let root = tree(store, &format!("{name}")).await;
+                    store.put(root, &[own], &[own], DURABILITY).await.expect("it works");
+                    roots.push(root);
+                    crate::rt::sleep(std::time::Duration::from_micros(u64::from(name % 3))).await;
+                }
+                roots
+            };
+            let (shared, namespace) = (std::sync::Arc::clone(&store.shared), disk.attach_again());
+            let other = second.spawn(async move {
+                let store = CoreStore::attach(&shared, RtEnv, namespace).expect("two cores are not many");
+                work(&store, 3).await
+            });
+            let (one, two) = futures_util::future::join(work(&store, 1), work(&store, 2)).await;
+            let three = other.expect("it is spawned").await.expect("it does not panic");
+            assert_eq!((&one, &one), (&two, &three));
+            assert_eq!(store.trees().len(), NAMES as usize);
+            for root in one {
+                for own in 1..=3 {
+                    assert_eq!(get_from(&store, root, &[own]).await, Some(vec![own]));
+                }
+                assert_eq!(store.len(root.tree), 3);
+            }
+            store.close().await.expect("it closes");
+        });
+    }
+}

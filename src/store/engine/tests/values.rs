@@ -1,14 +1,18 @@
 //! Long values: found whole or not at all, by readers, scans and transactions, after a crash, and
 //! reclaimed when nobody refers to them.
 
+use std::cell::Cell;
+use std::ops::Bound;
+
 use super::*;
 use crate::store::btree::TreeRoot;
+use crate::store::engine::defect::{Defects, EngineDefect};
 use crate::store::engine::registry::values;
 use crate::store::engine::scan::Scan;
+use crate::store::engine::space::account::added_by_long;
 use crate::store::engine::transaction::Key;
 use crate::store::engine::values::{DIRECT_BYTES, INLINE_BYTES, PIECE_BYTES};
 use crate::store::overlay::Direction;
-use std::ops::Bound;
 
 const LENGTHS: [usize; 9] = [
     0,
@@ -343,5 +347,65 @@ fn what_is_longer_than_a_value_may_be_is_refused() {
         assert_eq!(refused.kind(), crate::error::ErrorKind::InvalidInput);
         assert!(refused.to_string().contains("longer than a store takes"), "{refused}");
         assert_eq!(entries(&store, values(), Direction::Forwards).await, []);
+    });
+}
+
+/// Many writers put a long value under one key at the same time. How many times what they need they
+/// write together.
+fn written_by(writers: u64, len: usize) -> f64 {
+    let ratio = Cell::new(0.0);
+    on_a_disk(64 << 20, async |disk| {
+        let store = reopen(&disk).await;
+        let root = tree(&store).await;
+        let reserved = || store.shared.space.now().1;
+        let before = reserved();
+        let values: Vec<_> = (0..writers).map(|writer| value(writer, len)).collect();
+        let all = values.iter().map(|value| put(&store, root, b"key", value));
+        futures_util::future::join_all(all).await;
+        let needed = writers * added_by_long(b"key", len);
+        ratio.set((reserved() - before) as f64 / needed as f64);
+        let found = store.get(root, b"key", <[u8]>::to_vec).await.expect("it works");
+        assert!(found.is_some_and(|found| values.contains(&found)));
+        has_pieces_of(&store, std::iter::once(len)).await;
+    });
+    println!("{writers} writers of {len} bytes: {:.2} of what is needed", ratio.get());
+    ratio.get()
+}
+
+#[test]
+fn writers_of_one_long_value_write_each_theirs_once() {
+    // They let others run every 120 KiB.
+    for (writers, len) in [(8, 20_000), (8, 130_000), (16, 130_000)] {
+        assert!(written_by(writers, len) < 1.5);
+    }
+    Defects { engine: Some(EngineDefect::ValuesWrittenAgain), ..Defects::default() }.set();
+    let again = written_by(8, 130_000);
+    Defects::default().set();
+    assert!(again > 1.8, "the test would notice it: {again}");
+}
+
+/// A value of which a piece cannot be read stays when nobody refers to it any more. That is said
+/// once, however often it is tried again.
+#[test]
+fn what_cannot_be_reclaimed_is_said_once() {
+    use crate::store::engine::counts::{Count, counted};
+    let left = || counted()[Count::ValuesLeft as usize];
+    on_a_disk(64 << 20, async |disk| {
+        let store = reopen(&disk).await;
+        let root = tree(&store).await;
+        put(&store, root, b"key", &value(1, 60_000)).await;
+        store.close().await.expect("it closes");
+        drop(store);
+        let store = reopen(&disk).await;
+        let root = tree(&store).await;
+        store.wait_until_reclaimed().await.expect("it takes writes");
+        let before = left();
+        store.delete(root, b"key", Durability::None).await.expect("it works").expect("it was there");
+        disk.inject([crate::block::Fault::read()]);
+        for _ in 0..20 {
+            store.shared.values.errand.ask();
+            store.wait_until_reclaimed().await.expect("it takes writes");
+        }
+        assert_eq!(left() - before, 1);
     });
 }

@@ -8,9 +8,9 @@
 //! | 1. its turn comes; all declared keys are [pending](crate::store::engine::pending) | yes | nobody writes them until it is decided |
 //! | 2. they are read, a few at a time, and copied | yes | what was read is what they have, all at one moment |
 //! | 3. the closure runs | no | |
-//! | 4. what the changes add is admitted; long values are written ([`long`](super::long)) | yes | |
+//! | 4. the length of the group is known, and what it claims of the log ([`log_limit`](crate::store::engine::log_limit)); what the changes add is admitted; long values are written ([`long`](super::long)) | yes | one that is too long leaves nothing |
 //! | 5. the changes are sorted by key and put into an overlay that nobody sees | yes | |
-//! | 6. the length of the whole group is claimed from the log ([`LogClaim`]) | yes | nothing is waited for from here on that the group itself holds |
+//! | 6. that is claimed from the log ([`LogClaim`]) | yes | nothing is waited for from here on that the group itself holds |
 //! | 7. what other overlays have of these keys is brought over | yes | no key is undrained in two of them |
 //! | 8. all parts but the last are logged; the first has the number F | yes | |
 //! | 9. the last part draws the number L; what the changes do to the numbers of keys is counted; the overlay joins the list; the last part is logged; the keys are not pending any more | no | **it has happened**: a crash leaves all of it, or nothing |
@@ -26,9 +26,11 @@
 //!
 //! # One at a time
 //!
-//! Groups share the log, and each may take a quarter of it ([`LOG_SHARE`]), which it holds until it
-//! is drained. While one waits for the log to become shorter, other writers wait too, or it might
-//! wait for ever; but it holds nothing but its turn then, and its own keys.
+//! Groups share the log, and each may take a quarter of it, which it holds until it is drained.
+//! While one waits for the log to become shorter, other writers wait too, or it might wait for
+//! ever; but it holds nothing but its turn then, and its own keys. For these keys waits who takes a
+//! tree apart that is cleared meanwhile, so the transaction is given up then
+//! ([`unless_cleared`](CoreStore::unless_cleared)).
 //!
 //! # The closure
 //!
@@ -51,17 +53,18 @@ use std::iter::Peekable;
 use std::time::Duration;
 use std::vec::IntoIter;
 
-use super::long::{Seen, Values, adds};
-use super::{Changes, Key, OneChange, Reads, Transaction, newest, run_on};
+use super::long::{Seen, Spare, Values, adds};
+use super::{Changes, Found, Kept, Key, OneChange, Places, Reads, Transaction, newest, run_on};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::yield_now;
 use crate::store::btree::TreeRoot;
-use crate::store::engine::core_store::{CoreStore, LogClaim};
+use crate::store::engine::core_store::CoreStore;
 use crate::store::engine::counts::{Count, count};
-use crate::store::engine::operations::{Look, overlaid, reference_of};
+use crate::store::engine::log_limit::{LogClaim, LongerLog};
+use crate::store::engine::operations::{overlaid, reference_of};
 use crate::store::engine::pending::Turn;
-use crate::store::engine::registry::values;
+use crate::store::engine::space::account::Kind;
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::{Overlay, SortedBuilder, Span};
@@ -76,8 +79,8 @@ const COPIES_AT_ONCE: usize = 128;
 const PART_BYTES: usize = 64 << 10;
 /// What is no longer than this is a record, not a group.
 const RECORD_BYTES: usize = 8 << 10;
-/// A group may have this share of the log.
-const LOG_SHARE: u64 = 4;
+/// No change is longer in the log: a key and a value that lies with it, or a piece of a value.
+const LONGEST_CHANGE: usize = 6 << 10;
 /// So long a large transaction waits at most while what cannot be brought into the trees holds the
 /// log.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,7 +99,6 @@ struct Piece {
 struct Layout {
     /// One record each; the last one has one change, if there are several.
     pieces: Vec<Piece>,
-    bytes: u64,
     /// What the changes do to the numbers of keys.
     differences: Vec<(TreeRoot, i64)>,
 }
@@ -110,31 +112,76 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         run: &mut impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<(R, Option<u64>)> {
         let turn = self.take_turn().await?;
+        let change = Box::pin(self.change_many((turn, reads, durability), declared, run));
+        self.unless_cleared(declared, change).await
+    }
+
+    /// Gives it up if one of its trees is cleared or removed meanwhile: who takes that apart waits
+    /// for pending keys, and it may wait for the room that this makes.
+    async fn unless_cleared<R>(
+        &self,
+        keys: &[Key<'_>],
+        change: impl Future<Output = Result<R>>,
+    ) -> Result<R> {
+        let mut trees: Vec<TreeRoot> = keys.iter().map(|(tree, _)| *tree).collect();
+        trees.sort_unstable_by_key(|tree| tree.tree);
+        trees.dedup();
+        let check = || trees.iter().try_for_each(|tree| self.check_tree(*tree));
+        let (mut cleared, mut changed) = (Ok(()), None);
+        let until_cleared = async {
+            loop {
+                let moment = self.shared.progress.now();
+                cleared = check();
+                if cleared.is_err() {
+                    return;
+                }
+                self.shared.progress.since(moment).await;
+            }
+        };
+        either(async { changed = Some(change.await) }, until_cleared).await;
+        match changed {
+            Some(changed) => changed,
+            None => Err(cleared.expect_err("one of them has ended")),
+        }
+    }
+
+    /// A large transaction whose turn it is.
+    async fn change_many<R>(
+        &self,
+        (turn, reads, durability): (Turn<'_>, Reads, Durability),
+        declared: &[Key<'_>],
+        run: &mut impl FnMut(&mut Transaction<'_>) -> R,
+    ) -> Result<(R, Option<u64>)> {
         let first = self.make_pending(&turn, declared).await;
         self.keep_others_away().await;
         let (seen, long) = self.read_keys(reads, declared).await?;
         self.check_trees(declared)?;
-        let (result, mut changes) = run_on(declared, (found(&seen, &long, declared.len()), first), run)?;
+        let (result, mut changes) =
+            run_on(declared, (found(&seen, &long, declared.len()), first), Kept::default(), run)?;
         drop(long);
         if changes.list.is_empty() {
             return Ok((result, None));
         }
-        let mut held = self.hold(adds(declared, &changes, &seen)).await?;
-        let laid_out = self.lay_out(declared, &mut changes, &seen, &mut held).await?;
-        let extra = laid_out.extra.iter().map(|key| (values(), &key[..]));
-        let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
+        let adds = adds(declared, &changes, (&seen, &Spare::default()));
+        let mut laid_out = self.lay_out(declared, &mut changes, &seen).await;
+        let claim = self.claim_for(&laid_out.keys(declared), &changes).await?;
+        let mut held = self.hold(adds).await?;
+        let longer = self.lengthen_log(claim).await?;
+        self.write_long(&mut changes, &mut laid_out, (Spare::default(), &mut held)).await?;
+        let keys = laid_out.keys(declared);
         changes.list = sort(std::mem::take(&mut changes.list), &keys).await;
         let overlay = self.overlay_of(&keys, &changes).await;
-        let number = self.log_group(turn, &keys, (&changes, overlay)).await?;
+        let number = self.log_group((turn, claim), &keys, (&changes, overlay)).await?;
+        drop((keys, longer));
         self.carried_out(laid_out, held, (number, durability));
         count(Count::LargeTransactions);
         Ok((result, Some(number)))
     }
 
     /// Step 1. The first place of each place's key.
-    async fn make_pending(&self, turn: &Turn<'_>, keys: &[Key<'_>]) -> Vec<usize> {
+    pub(super) async fn make_pending(&self, turn: &Turn<'_>, keys: &[Key<'_>]) -> Places {
         turn.begin(keys.len(), self.random_seed());
-        let (mut places, mut first) = (HashMap::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
+        let (mut places, mut first) = (HashMap::with_capacity(keys.len()), Places::with_capacity(keys.len()));
         for some in keys.chunks(COPIES_AT_ONCE) {
             turn.mark(some.iter().map(|(tree, key)| (tree.tree, *key)));
             for (tree, key) in some {
@@ -149,43 +196,17 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Waits until no core writes a key that it has found not to be pending before. See the head of
     /// the module: on one core there is nothing to wait for.
     #[expect(clippy::unused_async, reason = "with several cores it waits")]
-    async fn keep_others_away(&self) {}
+    pub(super) async fn keep_others_away(&self) {}
 
     /// Step 2: what the keys have, and the long values among that, if they are to be read.
     async fn read_keys(&self, reads: Reads, keys: &[Key<'_>]) -> Result<(Seen, Values)> {
-        let (mut seen, mut long) = (Seen::default(), Values::new());
-        for (at, (tree, key)) in keys.iter().enumerate() {
-            loop {
-                let looked = self.look(*tree, key, &mut Some(|value: &[u8]| seen.push(Some((value, false)))));
-                match looked {
-                    Ok(Look::Value(())) => {}
-                    Ok(Look::Absent) => seen.push(None),
-                    Ok(Look::Elsewhere(reference)) => seen.push(Some((&reference, true))),
-                    Err(miss) => {
-                        self.load(miss).await?;
-                        continue;
-                    }
-                }
-                break;
-            }
-            if reads == Reads::All
-                && let Some(reference) = seen.reference(at)
-                && !long.contains_key(&reference)
-            {
-                let mut failed = None;
-                let value = loop {
-                    // Nobody replaces it: what is not there for the second time is an error.
-                    if let Some(value) = Box::pin(self.read_value(&reference, &mut failed)).await? {
-                        break value;
-                    }
-                };
-                long.insert(reference, value);
-            }
-            if at % KEYS_AT_ONCE == KEYS_AT_ONCE - 1 {
-                yield_now().await;
+        let mut failed = None;
+        loop {
+            // Nobody replaces a value: what is not there for the second time is an error.
+            if let Some(copied) = self.copy(reads, keys, &mut failed).await? {
+                return Ok(copied);
             }
         }
-        Ok((seen, long))
     }
 
     /// Step 5: an overlay of the changes, which are sorted.
@@ -208,7 +229,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
 
     /// How the changes are logged.
     async fn lay_out_group(&self, keys: &[Key<'_>], changes: &Changes) -> Layout {
-        let most = self.log.log().max_record_bytes().min(PART_BYTES) - Part::MAX_BYTES;
+        let most = self.part_bytes() - Part::MAX_BYTES;
         let (mut layout, mut bytes, len) = (Layout::default(), 0, changes.list.len());
         for (at, operation) in changes.operations(keys).enumerate() {
             let more = operation.encoded_len();
@@ -217,7 +238,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 bytes = 0;
             }
             bytes += more;
-            layout.bytes += more as u64;
             let (tree, effect) = (keys[changes.list[at].place].0, changes.list[at].effect);
             if layout.differences.last().is_none_or(|(last, _)| *last != tree) {
                 layout.differences.push((tree, 0));
@@ -234,19 +254,18 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
         }
         layout.pieces.push(Piece { end: len, bytes });
-        layout.bytes += (layout.pieces.len() * (RECORD_HEAD_BYTES + Part::MAX_BYTES)) as u64;
         layout
     }
 
     /// Steps 6 to 9. The number of the write.
     async fn log_group(
         &self,
-        turn: Turn<'_>,
+        (turn, claim): (Turn<'_>, u64),
         keys: &[Key<'_>],
         (changes, mut overlay): (&Changes, Overlay),
     ) -> Result<u64> {
-        let Layout { pieces, bytes, differences } = self.lay_out_group(keys, changes).await;
-        let mut claim = self.claim_log(bytes).await?;
+        let Layout { pieces, differences } = self.lay_out_group(keys, changes).await;
+        let mut claim = self.claim_log(claim).await?;
         for (at, change) in changes.list.iter().enumerate() {
             let (tree, key) = keys[change.place];
             self.bring_into_tree(tree, key).await?;
@@ -258,7 +277,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let mut parts = Parts { keys, changes, begin: 0, count: 0, first: None };
         let [others @ .., last] = &pieces[..] else { unreachable!("there are changes") };
         for piece in others {
-            let mut room = self.log_room(Part::MAX_BYTES + piece.bytes).await?;
+            let mut room = self.claimed_room(Part::MAX_BYTES + piece.bytes).await?;
             let number = room.draw_one();
             parts.append(&mut room, number, (piece, false));
             drop(room);
@@ -266,7 +285,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.log.commit(number, Durability::None);
             yield_now().await;
         }
-        let mut room = self.log_room(Part::MAX_BYTES + last.bytes).await?;
+        let mut room = self.claimed_room(Part::MAX_BYTES + last.bytes).await?;
         self.check_trees(keys)?;
         // Nothing awaits from here on.
         if parts.first.is_some_and(|first| self.log.log().next_number() - first > MAX_DISTANCE) {
@@ -285,25 +304,72 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(number)
     }
 
+    /// Step 4: what the group of these changes takes in the log at most.
+    async fn claim_for(&self, keys: &[Key<'_>], changes: &Changes) -> Result<u64> {
+        let mut bytes = 0;
+        for (at, operation) in changes.operations(keys).enumerate() {
+            bytes += operation.encoded_len() as u64;
+            if at % COPIES_AT_ONCE == COPIES_AT_ONCE - 1 {
+                yield_now().await;
+            }
+        }
+        let limit = &self.shared.log_limit;
+        let longest = limit.longest_group();
+        if bytes > longest {
+            return Err(limit_reached(format!(
+                "its changes take {bytes} bytes of the log, and those of a transaction may take {longest}, \
+                 a quarter of the log's length (`log_bytes`) or of what the namespace has room for"
+            )));
+        }
+        // All but the last two have no room for one more change.
+        let part = self.part_bytes();
+        let parts = bytes / (part - Part::MAX_BYTES - LONGEST_CHANGE) as u64 + 2;
+        let bytes = bytes + parts * (Part::MAX_BYTES + RECORD_HEAD_BYTES) as u64;
+        let claim = limit.claim_for(bytes, (parts, part as u64));
+        let longest = limit.longest_claim(claim);
+        if claim > longest {
+            return Err(limit_reached(format!(
+                "its changes take {claim} bytes of the log with all blocks that these end in, and those of \
+                 a transaction may take {longest}"
+            )));
+        }
+        Ok(claim)
+    }
+
+    /// The longest part of a group: little beside a segment, whose end may be left free.
+    fn part_bytes(&self) -> usize {
+        let of_segment = self.shared.owner.geometry.segment as usize / 8;
+        self.log.log().max_record_bytes().min(PART_BYTES).min(of_segment)
+    }
+
+    /// Makes the log longer for a group that might not fit it.
+    async fn lengthen_log(&self, claim: u64) -> Result<Option<LongerLog<'_>>> {
+        let limit = &self.shared.log_limit;
+        let lent = limit.lends(claim);
+        if lent == 0 {
+            return Ok(None);
+        }
+        let held = self.hold((limit.room_for(lent), Kind::Adds)).await;
+        let held = held.map_err(|error| match error.kind() {
+            ErrorKind::NoSpace => Error::new(ErrorKind::NoSpace, "write to store")
+                .at(self.shared.name.clone())
+                .because(format!("the store has no room for a log that is longer by {lent} bytes"))
+                .outcome_is(Outcome::NotStarted),
+            _ => error,
+        })?;
+        Ok(Some(limit.lengthen(lent, held)))
+    }
+
     /// Step 6.
     async fn claim_log(&self, bytes: u64) -> Result<LogClaim<'_>> {
         let limit = &self.shared.log_limit;
-        let most = limit.bytes() / LOG_SHARE;
-        if bytes > most {
-            let why = format!(
-                "its changes take {bytes} bytes of the log, and those of a transaction may take {most}, a \
-                 quarter of the log's length (`log_bytes`)"
-            );
-            return Err(limit_reached(why));
-        }
-        // Batches have headers, and end with a block.
-        let bytes = bytes + bytes / 8;
         let give_up_at = self.env.now() + PATIENCE;
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_writable("write to store")?;
             let claim = limit.claim(bytes);
-            if limit.fits_claims() {
+            // If the log is longer than usual the keeper makes room for it.
+            if limit.fits_claims() && (!limit.is_longer() || self.has_segments(0)) {
                 return Ok(claim);
             }
             self.check_moves("write to store")?;
@@ -359,7 +425,7 @@ impl Parts<'_> {
 }
 
 /// What was found of the keys.
-fn found<'s>(seen: &'s Seen, long: &'s Values, keys: usize) -> Vec<Option<&'s [u8]>> {
+pub(super) fn found<'s>(seen: &'s Seen, long: &'s Values, keys: usize) -> Found<'s> {
     let found = (0..keys).map(|place| {
         let (bytes, is_reference) = seen.get(place)?;
         // One that was not read looks empty.

@@ -3,14 +3,17 @@
 //! | step | awaits |
 //! |---|---|
 //! | the closure has run; what it saw of each key is noted | no |
+//! | their record is laid out: it is known how long it is | yes |
 //! | what they add is admitted, all of it at once ([`space`](crate::store::engine::space)) | yes |
 //! | long values are written, each with a marker; short ones of them wait for the record | yes |
 //! | leaves of all keys, markers and pieces are loaded, room is made | yes |
 //! | what each key has is compared with what was seen | no |
 //! | one record: all changes; the markers of new values go, those of replaced ones come | no |
 //!
-//! If a key has something else by then nothing is changed, and what was written is reclaimed. If it
-//! turns out that the record would be too long the transaction is a [large](super::large) one.
+//! If a key has something else by then nothing is changed, and the closure runs again. What was
+//! written is kept for that ([`Spare`]): if it puts the same value once more the key refers to what
+//! is there, else that is reclaimed. So of many writers of one key each writes its value once. If
+//! it turns out that the record would be too long the transaction is a [large](super::large) one.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,13 +22,16 @@ use super::{Changes, Key, OneChange, Reach, TRIES, To};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::rt::yield_now;
-use crate::store::btree::{Change, Miss, Value, ValueReference};
+use crate::store::btree::{Change, Miss, VALUE_REFERENCE_BYTES, Value, ValueReference};
 use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::defect::{Defects, EngineDefect};
 use crate::store::engine::operations::{Look, reference_of};
 use crate::store::engine::registry::values;
 use crate::store::engine::space::account::{Held, Kind, added_by_long, added_bytes};
 use crate::store::engine::values::numbers::MARKER_ENTRY_BYTES;
-use crate::store::engine::values::{DIRECT_BYTES, INLINE_BYTES, Reference, Unreferenced, dead_marker};
+use crate::store::engine::values::{
+    DIRECT_BYTES, INLINE_BYTES, Reference, Unreferenced, dead_marker, marker_key,
+};
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::wal::Effect;
@@ -84,51 +90,108 @@ impl Seen {
 }
 
 /// What became of an attempt to make changes with long values.
-pub(super) enum Carried {
+pub(super) enum Carried<'s> {
     /// The number of the write.
     Out(u64),
-    /// The keys have something else by now.
-    Changed,
+    /// The keys have something else by now. What was written for them is left.
+    Changed(Spare<'s>),
     /// The record would be too long.
     Large,
 }
 
-/// What changes are besides themselves, once their long values are written.
+/// What changes are besides themselves.
+#[derive(Default)]
 pub(super) struct LaidOut<'s> {
     /// Keys of the tree of values, whose places are behind those of the declared ones.
-    pub(super) extra: Vec<Vec<u8>>,
-    written: Vec<Unreferenced<'s>>,
+    extra: Vec<Vec<u8>>,
+    /// What is not written yet.
+    unwritten: Vec<LongValue>,
+    written: Vec<Written<'s>>,
     /// What the markers of replaced values add.
     marked: u64,
     replaces: bool,
 }
 
-/// Keys of the tree of values that a record has besides those of the transaction, in the order of
-/// their places.
-#[derive(Default)]
-struct Extra {
-    keys: Vec<Vec<u8>>,
+/// A long value that is written, and that no key refers to yet.
+struct Written<'s> {
+    /// Of the key that is to refer to it.
+    place: usize,
+    /// Where its bytes are among the staged ones.
+    range: Range<usize>,
+    value: Unreferenced<'s>,
 }
 
-impl Extra {
-    /// One more change, of a key behind `declared` others.
-    fn push(&mut self, declared: usize, key: &[u8], to: To) -> OneChange {
-        self.keys.push(key.to_vec());
-        OneChange { place: declared + self.keys.len() - 1, to, effect: Effect::Unknown }
+/// Long values that were written for changes that could not be made. What no key refers to in the
+/// end is reclaimed.
+#[derive(Default)]
+pub(super) struct Spare<'s> {
+    staged: Vec<u8>,
+    written: Vec<Written<'s>>,
+}
+
+impl<'s> Spare<'s> {
+    /// Where the value of the key at `place` is, if it is this one.
+    fn find(&self, place: usize, value: &[u8]) -> Option<usize> {
+        if Defects::now().has(EngineDefect::ValuesWrittenAgain) {
+            return None;
+        }
+        self.written
+            .iter()
+            .position(|written| written.place == place && self.staged[written.range.clone()] == *value)
+    }
+
+    fn take(&mut self, place: usize, value: &[u8]) -> Option<Unreferenced<'s>> {
+        let at = self.find(place, value)?;
+        Some(self.written.swap_remove(at).value)
     }
 }
 
-/// What changes add, long values included, and what kind of them they are.
-pub(super) fn adds(declared: &[Key<'_>], changes: &Changes, seen: &Seen) -> (u64, Kind) {
+impl LaidOut<'_> {
+    /// The keys of all changes: the declared ones, and those behind them.
+    pub(super) fn keys<'k>(&'k self, declared: &[Key<'k>]) -> Vec<Key<'k>> {
+        let extra = self.extra.iter().map(|key| (values(), &key[..]));
+        declared.iter().copied().chain(extra).collect()
+    }
+
+    /// One more change, of a key behind `declared` others.
+    fn push(&mut self, declared: usize, key: &[u8], to: To) -> OneChange {
+        self.extra.push(key.to_vec());
+        OneChange { place: declared + self.extra.len() - 1, to, effect: Effect::Unknown }
+    }
+}
+
+/// A value that is to be written before the record. The change has an empty reference until then,
+/// and its marker an empty number: they are as long as what comes.
+struct LongValue {
+    /// Which change, and of which key.
+    at: usize,
+    place: usize,
+    /// Among the staged bytes.
+    range: Range<usize>,
+    /// Which key behind the declared ones is its marker's.
+    marker: usize,
+}
+
+const NO_REFERENCE: Reference = [0; VALUE_REFERENCE_BYTES];
+
+/// What changes add, long values included but for those that are written, and what kind of them
+/// they are.
+pub(super) fn adds(
+    declared: &[Key<'_>],
+    changes: &Changes,
+    (seen, spare): (&Seen, &Spare<'_>),
+) -> (u64, Kind) {
     let (mut all, mut kind) = (0, Kind::Replaces);
     for OneChange { place, to, .. } in &changes.list {
         let To::Put(range) = to else { continue };
         let (key, value) = (declared[*place].1, &changes.staged[range.clone()]);
-        let is_longer = seen.value_bytes(*place).is_none_or(|old| old < value.len() as u64);
-        if is_longer {
-            kind = Kind::Adds;
-        }
+        let old = seen.value_bytes(*place);
+        let is_longer = old.is_none_or(|old| old < value.len() as u64);
+        kind = kind.and(Kind::of(old, value.len() as u64));
         all += match value.len() > INLINE_BYTES {
+            true if spare.find(*place, value).is_some() => {
+                added_bytes(key, Change::PutReference(&[0; VALUE_REFERENCE_BYTES]))
+            }
             true => added_by_long(key, value.len()),
             // Its bytes come in the place of others in its leaf.
             false if !is_longer && seen.reference(*place).is_none() => 0,
@@ -168,22 +231,24 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(true)
     }
 
-    /// Makes changes with long values, if the keys have what was `seen`.
-    pub(super) async fn carry_out(
-        &self,
+    /// Makes changes with long values, if the keys have what was `seen`. What an attempt before
+    /// has written is `spare`.
+    pub(super) async fn carry_out<'s>(
+        &'s self,
         declared: &[Key<'_>],
         mut changes: Changes,
-        seen: &Seen,
+        (seen, spare): (&Seen, Spare<'s>),
         (durability, reach): (Durability, Reach),
-    ) -> Result<Carried> {
-        let mut held = self.hold(adds(declared, &changes, seen)).await?;
-        let laid_out = self.lay_out(declared, &mut changes, seen, &mut held).await?;
-        let extra = laid_out.extra.iter().map(|key| (values(), &key[..]));
-        let keys: Vec<Key<'_>> = declared.iter().copied().chain(extra).collect();
-        let len = changes.record_bytes(&keys);
+    ) -> Result<Carried<'s>> {
+        let adds = adds(declared, &changes, (seen, &spare));
+        let mut laid_out = self.lay_out(declared, &mut changes, seen).await;
+        let len = changes.record_bytes(&laid_out.keys(declared));
         if len > self.log.log().max_record_bytes() {
             return Ok(Carried::Large);
         }
+        let mut held = self.hold(adds).await?;
+        self.write_long(&mut changes, &mut laid_out, (spare, &mut held)).await?;
+        let keys = laid_out.keys(declared);
         let mut tries = 0;
         loop {
             self.wait_for_log().await?;
@@ -207,7 +272,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             match self.is_unchanged(declared, seen) {
                 Ok(true) => {}
-                Ok(false) => return Ok(Carried::Changed),
+                Ok(false) => {
+                    return Ok(Carried::Changed(Spare { staged: changes.staged, written: laid_out.written }));
+                }
                 Err(miss) => {
                     drop(room);
                     self.load(miss).await?;
@@ -215,7 +282,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             }
             let number = self.apply(&keys, &changes, &mut room);
-            drop(room);
+            drop((room, keys));
             self.carried_out(laid_out, held, (number, durability));
             return Ok(Carried::Out(number));
         }
@@ -232,24 +299,21 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         // These are never refused: what they are for is more than they are.
         self.shared.space.reserve(marked);
         self.log.commit(number, durability);
-        written.into_iter().for_each(Unreferenced::refer_to);
+        written.into_iter().for_each(|written| written.value.refer_to());
         if replaces {
             self.shared.values.errand.ask();
         }
     }
 
-    /// Writes the long values among the changes, which then have references in their places, and
-    /// adds what goes with these.
-    pub(super) async fn lay_out(
-        &self,
+    /// Gives the long values among the changes references in their places, and adds what goes with
+    /// these. The changes are as long then as they will be.
+    pub(super) async fn lay_out<'s>(
+        &'s self,
         declared: &[Key<'_>],
         changes: &mut Changes,
         seen: &Seen,
-        held: &mut Held<'_>,
-    ) -> Result<LaidOut<'_>> {
-        let (mut extra, mut pieces, mut markers) = (Extra::default(), Vec::new(), Vec::new());
-        let (mut marked, mut replaces) = (0, false);
-        let mut written: Vec<Unreferenced<'_>> = Vec::new();
+    ) -> LaidOut<'s> {
+        let (mut laid_out, mut pieces, mut markers) = (LaidOut::default(), Vec::new(), Vec::new());
         let mut direct = self.log.log().max_record_bytes() / 2;
         for (at, change) in changes.list.iter_mut().enumerate() {
             if at % CHANGES_AT_ONCE == CHANGES_AT_ONCE - 1 {
@@ -259,38 +323,62 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 && range.len() > INLINE_BYTES
             {
                 let value = &changes.staged[range.clone()];
-                let reference = if value.len() <= DIRECT_BYTES.min(direct) {
+                change.to = if value.len() <= DIRECT_BYTES.min(direct) {
                     direct -= value.len();
                     let reference = self.new_reference(value);
                     for (key, piece) in Self::pieces_of(&reference) {
                         let piece = range.start + piece.start..range.start + piece.end;
-                        pieces.push(extra.push(declared.len(), &key, To::Put(piece)));
+                        pieces.push(laid_out.push(declared.len(), &key, To::Put(piece)));
                     }
-                    reference
+                    To::Reference(reference.encode())
                 } else {
-                    let value = self.write_value(value, held).await?;
-                    markers.push(extra.push(declared.len(), &value.marker_key(), To::Delete));
-                    written.push(value);
-                    written[written.len() - 1].reference
+                    let (marker, range) = (laid_out.extra.len(), range.clone());
+                    markers.push(laid_out.push(declared.len(), &marker_key(0), To::Delete));
+                    laid_out.unwritten.push(LongValue { at, place: change.place, range, marker });
+                    To::Reference(NO_REFERENCE)
                 };
-                change.to = To::Reference(reference.encode());
             }
             let replaced = seen.reference(change.place);
-            replaces |= replaced.is_some();
+            laid_out.replaces |= replaced.is_some();
             if let Some((key, marker)) = replaced.as_ref().and_then(dead_marker) {
                 let start = changes.staged.len();
                 changes.staged.extend_from_slice(&marker);
-                marked += MARKER_ENTRY_BYTES;
-                markers.push(extra.push(declared.len(), &key, To::Put(start..start + marker.len())));
+                laid_out.marked += MARKER_ENTRY_BYTES;
+                markers.push(laid_out.push(declared.len(), &key, To::Put(start..start + marker.len())));
             }
         }
+        laid_out.unwritten.iter_mut().for_each(|value| value.at += pieces.len());
         // Whoever sees a key's entry finds the pieces, and whoever sees a marker no entry any more.
         if !pieces.is_empty() {
             pieces.append(&mut changes.list);
             changes.list = pieces;
         }
         changes.list.append(&mut markers);
-        Ok(LaidOut { extra: extra.keys, written, marked, replaces })
+        laid_out
+    }
+
+    /// Writes the long values of changes that were laid out, but for those that are `spare`.
+    ///
+    /// # Errors
+    ///
+    /// As for a write; what was written is reclaimed.
+    pub(super) async fn write_long<'s>(
+        &'s self,
+        changes: &mut Changes,
+        laid_out: &mut LaidOut<'s>,
+        (mut spare, held): (Spare<'s>, &mut Held<'_>),
+    ) -> Result<()> {
+        for LongValue { at, place, range, marker } in std::mem::take(&mut laid_out.unwritten) {
+            let bytes = &changes.staged[range.clone()];
+            let value = match spare.take(place, bytes) {
+                Some(value) => value,
+                None => self.write_value(bytes, held).await?,
+            };
+            changes.list[at].to = To::Reference(value.reference.encode());
+            laid_out.extra[marker] = value.marker_key().to_vec();
+            laid_out.written.push(Written { place, range, value });
+        }
+        Ok(())
     }
 
     /// Holds what long values add, as soon as there is room.

@@ -1,12 +1,13 @@
 //! Deleting the keys of a tree that nobody can reach any more, with the long values that they refer
 //! to.
 
-use super::long::{Carried, Seen};
+use super::long::{Carried, Seen, Spare};
 use super::{Changes, Key, OneChange, Reach, To};
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::btree::{Miss, TreeRoot};
 use crate::store::engine::core_store::CoreStore;
+use crate::store::engine::space::account::Kind;
 use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::wal::Effect;
@@ -33,7 +34,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 }
             };
             let how = (Durability::None, Reach::Dying);
-            match self.carry_out(&declared, changes, &seen, how).await? {
+            match self.carry_out(&declared, changes, (&seen, Spare::default()), how).await? {
                 Carried::Out(_) => return Ok(()),
                 Carried::Large if keys.len() > 1 => {
                     let (some, others) = keys.split_at(keys.len() / 2);
@@ -42,7 +43,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     }
                     return Ok(());
                 }
-                Carried::Changed | Carried::Large => {}
+                Carried::Changed(_) | Carried::Large => {}
             }
         }
     }
@@ -54,6 +55,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             keys.iter().map(|(tree, key)| pin.get(*tree, key)).collect::<std::result::Result<_, _>>()?;
         let delete = |place| OneChange { place, to: To::Delete, effect: Effect::Unknown };
         let list = (0..keys.len()).map(delete).collect();
-        Ok((Changes { list, staged: Vec::new(), adds: 0 }, Seen::new(&seen)))
+        Ok((Changes { list, staged: Vec::new(), adds: (0, Kind::Replaces) }, Seen::new(&seen)))
     }
 }

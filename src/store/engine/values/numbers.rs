@@ -1,6 +1,7 @@
 //! The numbers of long values, the sizes of their pieces, and what the cores of a store tell each
 //! other of them.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -24,6 +25,8 @@ pub(in crate::store::engine) struct LongValues {
     pub(super) first: OnceLock<u64>,
     /// Values whose writers gave up.
     abandoned: Mutex<Vec<u64>>,
+    /// Values that could not be reclaimed, of which that was said.
+    left: Mutex<HashSet<u64>>,
     /// To reclaim those that nobody refers to any more.
     pub(in crate::store::engine) errand: Errand,
 }
@@ -43,6 +46,20 @@ impl LongValues {
 
     pub(super) fn abandoned(&self) -> MutexGuard<'_, Vec<u64>> {
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It cannot be reclaimed; whether that is new.
+    pub(super) fn is_new_left(&self, number: u64) -> bool {
+        self.left().insert(number)
+    }
+
+    /// Of those that could not be reclaimed these are left.
+    pub(super) fn keep_left(&self, left: &[u64]) {
+        self.left().retain(|number| left.contains(number));
     }
 
     /// Its writer gave it up.

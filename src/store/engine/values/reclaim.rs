@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::rt::yield_now;
 use crate::store::btree::Change;
 use crate::store::engine::core_store::{CoreStore, ErrandEnds, Shared};
+use crate::store::engine::counts::{Count, count};
 use crate::store::engine::registry::values;
 use crate::store::engine::scan::Scan;
 use crate::store::env::Env;
@@ -67,11 +68,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             {
                 // A page that cannot be read keeps its values, and no others.
                 self.shared.check_writable("reclaim values")?;
-                tracing::warn!(%error, "value {} cannot be reclaimed now", marker.number);
+                if self.shared.values.is_new_left(marker.number) {
+                    count(Count::ValuesLeft);
+                    tracing::warn!(%error, "value {} cannot be reclaimed now", marker.number);
+                }
                 left.push(marker.number);
             }
         }
         self.shared.values.abandoned().retain(|number| !given_up.contains(number) || left.contains(number));
+        self.shared.values.keep_left(&left);
         Ok(())
     }
 

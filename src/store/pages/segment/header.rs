@@ -1,4 +1,4 @@
-//! The header of a segment (disk format 2, section 3): one for segments of pages and of the log.
+//! The header of a segment (disk format, section 3): one for segments of pages and of the log.
 //!
 //! | offset | size | field |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The table of segments on the namespace: its rows, its pages, its index (disk format 2, section
+//! The table of segments on the namespace: its rows, its pages, its index (disk format, section
 //! 9).
 //!
 //! A row has 24 bits for live granules: a segment of 512 MiB, of which a million are 256 TiB, has

@@ -41,21 +41,20 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version1 => f.write_str(
-                "this store has format version 1; write it out with `boson 0.1 store dump` and read it in \
-                 with `boson store load`",
+                "this store has format version 1, which this boson does not read: serve it with the boson \
+                 that wrote it, and copy its keys to a new store (docs/disk-format.md says how)",
             ),
             Self::NewerVersion(version) => write!(
                 f,
                 "the store has format version {version}, this program knows version {VERSION}: use a newer boson"
             ),
             Self::Damaged { read: 4 } => f.write_str(
-                "it holds a boson store, but every superblock copy is damaged; `boson store salvage` makes a \
-                 new store of what is left",
+                "it holds a boson store, but every superblock copy is damaged: restore it from a copy",
             ),
             Self::Damaged { read } => write!(
                 f,
                 "it holds a boson store, but {} of 4 superblock copies cannot be read and the others are \
-                 damaged; `boson store salvage` makes a new store of what is left",
+                 damaged: restore it from a copy",
                 4 - read
             ),
             Self::TwoStores => f.write_str(

@@ -366,10 +366,11 @@ fn a_full_log_names_bundles_until_a_checkpoint_has_freed_it() {
     let (mut bundles, mut records) = (0, 0);
     while let Some(segment) = replay.wants() {
         let bytes = disk.get(segment as usize).map_or(&[][..], Vec::as_slice);
-        replay.segment(bytes, |batch| {
+        replay.segment(bytes);
+        while let Some(batch) = replay.next_batch(bytes) {
             bundles += batch.bundles().count();
             records += batch.records().count();
-        });
+        }
     }
     let end = replay.finish().expect("it is whole").position;
     assert_eq!((end.batch, end.first), (formed.batch + 1, formed.end));

@@ -136,7 +136,9 @@ impl Written {
         let mut reads = 0;
         while let Some(segment) = replay.wants() {
             let empty = Vec::new();
-            replay.segment(segments.get(&segment).unwrap_or(&empty), |batch| {
+            let bytes: &[u8] = segments.get(&segment).unwrap_or(&empty);
+            replay.segment(bytes);
+            while let Some(batch) = replay.next_batch(bytes) {
                 assert_eq!(batch.header.batch, next);
                 for (number, record) in batch.records() {
                     assert_eq!(number, record_number);
@@ -144,7 +146,7 @@ impl Written {
                     record_number += 1;
                 }
                 next += 1;
-            });
+            }
             reads += 1;
             assert!(reads < 20, "it reads for ever");
         }
@@ -290,9 +292,11 @@ fn a_tail_of_an_earlier_epoch_does_not_come_back() {
         let mut replay = Replay::new(log_format(), start(BLOCK), defect);
         let mut batches = Vec::new();
         while let Some(segment) = replay.wants() {
-            replay.segment(segments.get(&segment).map_or(&[], Vec::as_slice), |batch| {
+            let bytes: &[u8] = segments.get(&segment).map_or(&[], Vec::as_slice);
+            replay.segment(bytes);
+            while let Some(batch) = replay.next_batch(bytes) {
                 batches.push(batch.header.batch)
-            });
+            }
         }
         assert_eq!(batches.len() > 2, defect.is_some(), "{batches:?} with {defect:?}");
     }

@@ -226,7 +226,9 @@ fn check(
     let mut wrong = None;
     while let Some(segment) = replay.wants() {
         let bytes = disk.peek(u64::from(segment) * u64::from(SEGMENT_BYTES), SEGMENT_BYTES as usize);
-        replay.segment(&bytes, |batch| {
+        let bytes: &[u8] = &bytes;
+        replay.segment(bytes);
+        while let Some(batch) = replay.next_batch(bytes) {
             for (number, record) in batch.records() {
                 let is_right =
                     number == next && history.records.get(&number).is_some_and(|own| own == record.0);
@@ -235,7 +237,7 @@ fn check(
                 }
                 next += 1;
             }
-        });
+        }
     }
     let end = replay.finish().map_err(|damage| format!("{damage:?}"))?;
     if let Some(wrong) = wrong {

@@ -29,8 +29,7 @@ pub(super) trait Engine: Clone + 'static {
 
     /// Replaces the value of `key` by what `change` makes of it, in one step that no other write
     /// can come into.
-    async fn modify<R>(&self, key: &[u8], change: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> R)
-    -> Result<R>;
+    async fn modify<R>(&self, key: &[u8], change: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> R) -> Result<R>;
 
     /// Shows up to `limit` keys with their values to `each`, ascending, from the first at or after
     /// `from`; returns how many.
@@ -126,7 +125,7 @@ impl Engine for Store {
     async fn modify<R>(
         &self,
         key: &[u8],
-        change: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> R,
+        mut change: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> R,
     ) -> Result<R> {
         let keys = [(&self.tree, key)];
         let modify = |txn: &mut boson::store::Txn<'_>| {
@@ -142,8 +141,8 @@ impl Engine for Store {
         let mut cursor = self.tree.range((Bound::Included(from), Bound::Unbounded));
         let mut found = 0;
         while found < limit {
-            let Some((key, value)) = cursor.next().await? else { break };
-            each(&key, &value);
+            let Some((key, value)) = cursor.next_ref().await? else { break };
+            each(key, value);
             found += 1;
         }
         Ok(found)

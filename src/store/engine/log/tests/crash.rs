@@ -242,7 +242,7 @@ async fn check(
     let mut next = superblock.start.first;
     let mut wrong = None;
     let mut bundles = Vec::new();
-    let end = replay(&disk, format, superblock.start, |batch| {
+    let end = replay(&disk, format, superblock.start, async |batch: &crate::store::wal::Batch<'_>| {
         for entry in batch.bundles() {
             let newest = history.bundles.get(&entry.number);
             if newest.is_none_or(|&newest| newest >= batch.header.first) && wrong.is_none() {

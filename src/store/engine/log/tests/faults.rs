@@ -101,12 +101,17 @@ fn fails(options: MemoryOptions, fault: Fault, seed: u64) {
     let core = world.core("core");
     let machine = disk.attach_again();
     let mut found = super::FIRST;
-    let read_all = replay(&machine, format(), fresh_end(BLOCK_BYTES).position, |batch| {
-        for (number, operations) in batch.records() {
-            assert_eq!((number, operations.0), (found, &record(number, 60)[..]));
-            found += 1;
-        }
-    });
+    let read_all = replay(
+        &machine,
+        format(),
+        fresh_end(BLOCK_BYTES).position,
+        async |batch: &crate::store::wal::Batch<'_>| {
+            for (number, operations) in batch.records() {
+                assert_eq!((number, operations.0), (found, &record(number, 60)[..]));
+                found += 1;
+            }
+        },
+    );
     core.block_on(read_all).expect("nothing that was durable is damaged");
     let last = written.borrow().iter().copied().max().unwrap_or(0);
     assert!(found >= acknowledged.get() && found <= last + 1, "seed {seed}: {found} {}", acknowledged.get());
@@ -285,7 +290,10 @@ fn damage_says_where_it_is_and_what_is_known() {
     let at = u64::from(third.segment.segment) * u64::from(SEGMENT_BYTES) + u64::from(third.offset);
     disk.flip_bit(at + 130, 3);
     let mut seen = Vec::new();
-    let read = core.block_on(replay(&disk, format(), positions[0], |batch| seen.push(batch.header.batch)));
+    let read =
+        core.block_on(replay(&disk, format(), positions[0], async |batch: &crate::store::wal::Batch<'_>| {
+            seen.push(batch.header.batch)
+        }));
     let error = read.expect_err("batches behind it were durable");
     assert_eq!((error.kind(), seen), (ErrorKind::Corrupt, vec![1, 2]));
     let text = error.to_string();
@@ -293,10 +301,14 @@ fn damage_says_where_it_is_and_what_is_known() {
     assert!(text.contains("batch 3") && text.contains("writes up to number 2 are known"), "{text}");
     // The header of the first segment.
     disk.flip_bit(u64::from(third.segment.segment) * u64::from(SEGMENT_BYTES) + 20, 1);
-    let error = core.block_on(replay(&disk, format(), positions[0], |_| {})).expect_err("no header");
+    let error = core
+        .block_on(replay(&disk, format(), positions[0], async |_: &crate::store::wal::Batch<'_>| {}))
+        .expect_err("no header");
     assert!(error.to_string().contains("header of log segment 10"), "{error}");
     // The device refuses to read.
     disk.inject([Fault::read().once()]);
-    let error = core.block_on(replay(&disk, format(), positions[0], |_| {})).expect_err("no bytes");
+    let error = core
+        .block_on(replay(&disk, format(), positions[0], async |_: &crate::store::wal::Batch<'_>| {}))
+        .expect_err("no bytes");
     assert_eq!(error.code(), Some(5));
 }

@@ -56,7 +56,7 @@ fn two_cores(address: &str) {
         }
         let mut next = super::FIRST;
         let (mut batches, start) = (0, fresh_end(BLOCK_BYTES).position);
-        let end = replay(&namespace, format, start, |batch| {
+        let end = replay(&namespace, format, start, async |batch: &crate::store::wal::Batch<'_>| {
             batches += 1;
             for (number, operations) in batch.records() {
                 assert_eq!((number, operations.0), (next, &record(number, 60)[..]));

@@ -1,3 +1,0 @@
-//! Tests that break the store on purpose.
-
-mod crash;
