@@ -199,6 +199,7 @@
 mod change;
 #[cfg(test)]
 mod defect;
+mod pack;
 mod page;
 #[cfg(test)]
 mod tests;

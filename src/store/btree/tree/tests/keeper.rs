@@ -159,6 +159,12 @@ fn changes_of_shape_are_told_and_ids_wait_for_the_keeper() {
                     gone.push(page);
                     ("removed", tree)
                 }
+                Event::Packed { tree, parent, gone: page, with, new } => {
+                    assert!(tree_pages.contains(&parent.get()));
+                    tree_pages.insert(new.id().get());
+                    gone.extend(std::iter::once(page).chain(with));
+                    ("packed", tree)
+                }
                 Event::Collapsed { tree, root: onto, gone: page } => {
                     assert_eq!(onto, root.root.id());
                     gone.push(page);
@@ -180,7 +186,7 @@ fn changes_of_shape_are_told_and_ids_wait_for_the_keeper() {
         core.pin().write(root, &key, Change::Delete, &mut draw(&seq)).expect("room");
         hear(&mut known);
     }
-    assert_eq!(kinds.len(), 6, "{kinds:?}");
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
     assert_eq!(known.len(), pages.pages_in_use(), "no id is released by the tree");
     let newest = seq.load(Ordering::Acquire);
     for page in &gone {
