@@ -94,11 +94,9 @@ fn each_broken_rule_is_noticed() {
     let found = found.map(|(broken, case)| (broken, case, Care::Empty));
     let of_packs = [
         (Broken::ParentNotAhead, PACKS),
-        (Broken::ChildOneAhead, PACKS),
         (Broken::FreeAtOnce, PACKS),
         (Broken::LogForgets, PACKS),
         (Broken::ParentNotAhead, INNER_PACKS),
-        (Broken::ChildOneAhead, INNER_PACKS),
         (Broken::FreeAtOnce, INNER_PACKS),
     ];
     let of_packs = of_packs.map(|(broken, case)| (broken, case, Care::Small));

@@ -499,7 +499,7 @@ fn each_rule_that_the_flusher_breaks_is_noticed() {
         FlushDefect::CleanByMistake,
     ];
     for defect in defects {
-        match search(0..60, Some(defect)) {
+        match search(0..400, Some(defect)) {
             Err((seed, wrong)) => {
                 println!("{defect:?}: seed {seed}: {}", wrong.lines().next().unwrap_or_default());
             }

@@ -108,13 +108,13 @@ fn an_id_is_used_again_under_visitors() {
 fn two_leaves_are_packed_under_visitors() {
     let programs: &[&[Work]] = &[
         &[Pack(11), Put(25), Get(20)],
-        &[Pack(11), Put(12), Up],
-        &[Pack(21), Put(22), Down],
-        &[Pack(11), Delete(20), Up],
-        &[Pack(11), Delete(10), Get(10)],
+        &[Pack(11), Up],
+        &[Pack(11), Down],
+        &[Pack(11), Put(12)],
+        &[Pack(11), Put(32)],
+        &[Pack(11), Delete(20), Get(10)],
+        &[Pack(11), Delete(10)],
     ];
-    let reached = all_is_well(&[&[&[10, 11], &[20, 21], &[30, 31]]], 4, programs);
-    assert!(reached.one_moved);
     let reached = all_is_well(&[&[&[10, 11], &[20], &[30, 31]]], 4, programs);
     assert!(reached.one_moved && reached.two_moved && reached.moved_beside_split);
 }
@@ -122,20 +122,21 @@ fn two_leaves_are_packed_under_visitors() {
 #[test]
 fn neighbours_are_packed_with_either_side() {
     let programs: &[&[Work]] = &[
-        &[Pack(11), Pack(21), Get(20)],
-        &[Pack(21), Pack(31), Put(22)],
-        &[Pack(11), Pack(31), Up],
-        &[Pack(21), Delete(30), Down],
+        &[Pack(11), Pack(21)],
+        &[Pack(21), Pack(31)],
+        &[Pack(11), Pack(31)],
+        &[Pack(11), Delete(30)],
+        &[Pack(21), Delete(10), Get(20)],
     ];
     let reached = all_is_well(&[&[&[10, 11], &[20], &[30]]], 6, programs);
-    assert!(reached.two_moved && reached.three_moved && reached.moved_beside_removal);
+    assert!(reached.two_moved && reached.moved_beside_removal);
 }
 
 #[test]
 fn a_parent_splits_or_collapses_while_its_children_are_packed() {
-    let programs: &[&[Work]] = &[&[Pack(11), Put(45), Get(10)], &[Pack(31), Put(45), Get(30)]];
+    let programs: &[&[Work]] = &[&[Pack(11), Put(45)], &[Pack(21), Put(45)]];
     assert!(all_is_well(&[&[&[10], &[20], &[30, 31, 40]], &[&[50], &[60]]], 5, programs).two_moved);
-    let programs: &[&[Work]] = &[&[Pack(11), Put(12), Get(10)], &[Pack(11), Pack(21), Up]];
+    let programs: &[&[Work]] = &[&[Pack(11), Put(12), Get(10)], &[Pack(11), Pack(21)]];
     let reached = all_is_well(&[&[&[10], &[20]]], 5, programs);
     assert!(reached.two_moved && reached.collapse);
 }
@@ -143,10 +144,11 @@ fn a_parent_splits_or_collapses_while_its_children_are_packed() {
 #[test]
 fn inner_pages_are_packed_under_visitors() {
     let programs: &[&[Work]] = &[
-        &[Pack(10), Put(21), Get(20)],
-        &[Pack(10), Pack(30), Up],
-        &[Pack(20), Delete(30), Down],
-        &[Pack(11), Put(12), Get(30)],
+        &[Pack(11), Put(21)],
+        &[Pack(11), Pack(31)],
+        &[Pack(21), Up],
+        &[Pack(21), Down],
+        &[Pack(11), Get(30), Get(20)],
     ];
     let reached = all_is_well(&[&[&[10]], &[&[20]], &[&[30]]], 8, programs);
     assert!(reached.inner_moved && reached.two_moved && reached.collapse);
@@ -155,23 +157,23 @@ fn inner_pages_are_packed_under_visitors() {
 #[test]
 fn an_id_of_a_packed_page_is_used_again_under_visitors() {
     let programs: &[&[Work]] =
-        &[&[Pack(11), Put(32), Get(10)], &[Pack(11), Put(32), Put(5)], &[Pack(11), Put(32), Up]];
+        &[&[Pack(11), Put(32), Get(10)], &[Pack(11), Put(32), Up]];
     assert!(all_is_well(&[&[&[10, 11], &[20], &[30, 31]]], 1, programs).reuse);
 }
 
 #[test]
 fn each_broken_rule_of_packing_is_noticed() {
-    let two: Leaves = &[&[&[10, 11], &[20], &[30, 31]]];
+    let leaves: Leaves = &[&[&[10, 11], &[20], &[30, 31]]];
     let found: [(Defect, &[Work]); 5] = [
         (Defect::PackHalfFrozen, &[Pack(11), Put(25)]),
-        (Defect::PackUnmoved, &[Pack(11), Put(25), Put(12)]),
+        (Defect::PackUnmoved, &[Pack(11), Put(25), Get(10)]),
         (Defect::PackFreesEarly, &[Pack(11), Put(32)]),
         (Defect::PostBlind, &[Pack(11), Put(32)]),
         (Defect::FreeIdEarly, &[Pack(11), Put(32), Put(5)]),
     ];
     for (defect, work) in found {
-        search(two, 3, work, None).unwrap_or_else(|wrong| panic!("{work:?}: {wrong}"));
-        let wrong = search(two, 3, work, Some(defect)).expect_err("the broken rule is noticed");
+        search(leaves, 3, work, None).unwrap_or_else(|wrong| panic!("{work:?}: {wrong}"));
+        let wrong = search(leaves, 3, work, Some(defect)).expect_err("the broken rule is noticed");
         println!("{defect:?}: {}", wrong.lines().next().unwrap_or_default());
     }
 }
