@@ -280,14 +280,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     ///
     /// Without room, or if a page is not in memory, the leaf stays as it is until another write
     /// comes by.
-    fn tidy(
-        &self,
-        tree: TreeRoot,
-        key: &[u8],
-        leaf: NodeRef<'_>,
-        change: Change<'_>,
-        before: Option<usize>,
-    ) {
+    fn tidy(&self, tree: TreeRoot, key: &[u8], leaf: NodeRef<'_>, change: Change<'_>, before: Option<usize>) {
         let is_delete = change == Change::Delete;
         let is_empty = is_delete
             && leaf.area().taken() >= LeafImage::of_verified(leaf.image()).len()

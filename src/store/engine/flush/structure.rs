@@ -291,9 +291,7 @@ impl Structure {
             Event::RootSplit { root, left, right, .. } => ([root; 2], [left.id(), right.id()]),
             Event::Removed { parent, gone, .. } => ([gone.id(); 2], [parent; 2]),
             Event::Collapsed { root, gone, .. } => ([gone.id(); 2], [root; 2]),
-            Event::Packed { gone, with, new, .. } => {
-                ([gone.id(), with.unwrap_or(gone).id()], [new.id(); 2])
-            }
+            Event::Packed { gone, with, new, .. } => ([gone.id(), with.unwrap_or(gone).id()], [new.id(); 2]),
         };
         let mut changed = self.hand_on(from[0], to, pages);
         if from[1] != from[0] {

@@ -386,7 +386,8 @@ pub(super) fn search(
     let words = memory.words.into_inner();
     let (images, debts) = (words.clone(), vec![Debts::default(); words.len()]);
     let state = State { words, images, debts, truth, written: 0, visitor, writes: true, arrived: false };
-    let mut search = Search { pages: &pages, program, broken, care, seen: HashSet::new(), crashes: HashSet::new() };
+    let mut search =
+        Search { pages: &pages, program, broken, care, seen: HashSet::new(), crashes: HashSet::new() };
     search.run(state)?;
     Ok(search.seen.len())
 }

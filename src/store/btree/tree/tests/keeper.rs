@@ -181,9 +181,13 @@ fn changes_of_shape_are_told_and_ids_wait_for_the_keeper() {
         hear(&mut known);
     }
     assert_eq!(known.len(), pages.pages_in_use(), "each page was told of");
-    for number in 0..30_000u32 {
-        let key = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
-        core.pin().write(root, &key, Change::Delete, &mut draw(&seq)).expect("room");
+    // First one leaf after the other, beside full ones, and then all together.
+    let mut keys: Vec<u32> = (0..30_000u32).map(|number| number.wrapping_mul(0x9e37_79b9)).collect();
+    keys[..].sort_unstable();
+    let (in_order, others) = keys.split_at_mut(5000);
+    others.sort_unstable_by_key(|key| key.reverse_bits());
+    for key in in_order.iter().chain(others.iter()) {
+        core.pin().write(root, &key.to_be_bytes(), Change::Delete, &mut draw(&seq)).expect("room");
         hear(&mut known);
     }
     assert_eq!(kinds.len(), 7, "{kinds:?}");

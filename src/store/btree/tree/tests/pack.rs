@@ -59,9 +59,8 @@ fn a_tenth_of_the_keys_needs_few_pages() {
             for all in [forwards(&first, root), backwards(&first, root)] {
                 assert!(all.is_sorted_by(|a, b| a.0 < b.0), "a scan went back, or found a key twice");
                 let stay = (0..KEYS).filter(|number| stays(*number));
-                let found = stay.filter(|number| {
-                    all.binary_search_by(|(found, _)| found[..].cmp(&key(*number))).is_ok()
-                });
+                let found = stay
+                    .filter(|number| all.binary_search_by(|(found, _)| found[..].cmp(&key(*number))).is_ok());
                 assert_eq!(found.count(), KEYS.div_ceil(10) as usize, "a key that stays was passed over");
             }
         }
@@ -185,7 +184,9 @@ fn a_pack_that_has_no_memory_for_its_next_step_is_finished() {
                 assert_eq!(refused, 0, "the reserve is enough for one after the other");
             }
             let now: Vec<_> = forwards(&core, root).into_iter().map(|(key, _)| key).collect();
-            assert!(now.iter().eq(model.iter().map(|number| key(*number).to_vec()).collect::<Vec<_>>().iter()));
+            assert!(
+                now.iter().eq(model.iter().map(|number| key(*number).to_vec()).collect::<Vec<_>>().iter())
+            );
             for number in (0..400).filter(|number| number % 16 > 0) {
                 core.pin().write(root, &key(number), Change::Delete, &mut draw(&seq)).expect("room");
             }
