@@ -20,7 +20,7 @@ mod undone;
 #[cfg(not(any(loom, shuttle)))]
 pub(super) use homes::{Home, Homes, Installed, MapFreeze};
 #[cfg(not(any(loom, shuttle)))]
-pub(super) use image::{IMAGE_BYTES, VALUE_REFERENCE_BYTES, ValueReference};
+pub(super) use image::{IMAGE_BYTES, MAX_LEAF_VALUE_BYTES, VALUE_REFERENCE_BYTES, ValueReference};
 #[cfg(not(any(loom, shuttle)))]
 pub(super) use map::{FRAME_PAGES, Lookup, Map, RESERVED_PAGES};
 #[cfg(not(any(loom, shuttle)))]

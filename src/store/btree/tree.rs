@@ -98,7 +98,7 @@ impl State {
 }
 
 /// The longest key and value together that a leaf takes, in bytes.
-const MAX_ENTRY_BYTES: usize = MAX_KEY_BYTES + 1008;
+const MAX_ENTRY_BYTES: usize = MAX_LEAF_VALUE_BYTES + 16;
 
 /// What a key has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

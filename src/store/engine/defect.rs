@@ -34,8 +34,8 @@ pub(super) enum EngineDefect {
     PendingIgnored,
     /// A long value is written once more whenever another writer of its key was faster.
     ValuesWrittenAgain,
-    /// The keeper leaves changes of shape as it finds them, half done.
-    ChangesNotFinished,
+    /// The keeper writes no pages.
+    NothingFlushed,
 }
 
 /// What is broken, of which part.

@@ -130,15 +130,15 @@ fn log_format(owner: &Owner) -> LogFormat {
 /// Prepares a fresh store: all but the first checkpoint.
 async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options) -> Result<Loaded> {
     let info = namespace.info();
-    let grows = info.max_size_bytes > namespace.size_bytes();
-    if grows && namespace.size_bytes() < FRESH_BYTES {
-        let (old, new) = (namespace.size_bytes(), FRESH_BYTES.min(info.max_size_bytes));
+    let (old, new) = (namespace.size_bytes(), FRESH_BYTES.min(info.max_size_bytes));
+    if old < new {
         namespace.grow(new).await?;
         if info.trim {
             // To grow may take blocks of the disk for all of it; most of it is used late or never.
             namespace.trim(old, new - old).await?;
         }
     }
+    let grows = info.max_size_bytes > namespace.size_bytes();
     let geometry = Geometry::of_namespace(namespace.size_bytes(), info.block_size_bytes, grows);
     let geometry = geometry.ok_or_else(|| {
         Error::new(ErrorKind::InvalidInput, "open store")

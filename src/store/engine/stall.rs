@@ -36,7 +36,6 @@ use std::time::Duration;
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
-use super::defect::{Defects, EngineDefect};
 use super::flush::Load;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -92,9 +91,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     pub(super) async fn finish_changes(&self) {
         /// What is more is for the next time.
         const MOST_STEPS: u32 = 256;
-        if Defects::now().has(EngineDefect::ChangesNotFinished) {
-            return;
-        }
         for _ in 0..MOST_STEPS {
             let is_left = |marked| {
                 let pages = CorePages { core: &self.core, homes: &self.durable_pages() };

@@ -59,11 +59,11 @@ use crate::store::options::MAX_VALUE_BYTES;
 /// The longest value that lies with its key, in bytes: of such, a leaf has three.
 pub(super) const INLINE_BYTES: usize = 1008;
 /// A value of so many bytes is written with the record that refers to it.
-pub(super) const DIRECT_BYTES: usize = 4 * PIECE_BYTES;
-/// So many pieces are copied before others run: 120 KiB, some 30 µs.
-const PIECES_AT_ONCE: u32 = 32;
+pub(super) const DIRECT_BYTES: usize = PIECE_BYTES;
+/// So many pieces are copied before others run: 112 KiB, some 30 µs.
+const PIECES_AT_ONCE: u32 = 8;
 /// So many pieces of a value that is not in memory are loaded at a time.
-const LOADED_AT_ONCE: u32 = 16;
+const LOADED_AT_ONCE: u32 = 4;
 
 /// What the keys of markers begin with, and those of pieces.
 const MARKER: u8 = 0;

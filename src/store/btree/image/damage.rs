@@ -5,7 +5,7 @@ use std::fmt;
 /// The longest key, in bytes.
 pub(crate) const MAX_KEY_BYTES: usize = 4096;
 /// The longest value that lies in a leaf, in bytes. Of users' values only shorter ones do.
-pub(crate) const MAX_LEAF_VALUE_BYTES: usize = 3840;
+pub(crate) const MAX_LEAF_VALUE_BYTES: usize = 14 << 10;
 /// The longest content of a page with an image, in bytes: with its header it takes 64 KiB.
 pub(crate) const MAX_CONTENT_BYTES: usize = 65_472;
 

@@ -12,7 +12,7 @@ use crate::store::wal::Operation;
 const ENTRY_BYTES: u64 = 32;
 /// What a piece of a long value adds: it fills a page of 4 KiB. Besides, there are its entries in a
 /// trailer and in the page above.
-const PIECE_ADDS: u64 = 4096 + 128;
+const PIECE_ADDS: u64 = PIECE_BYTES as u64 + 384;
 /// Of what cleaning could fill, so much is room: the rest is garbage in segments that live.
 const ROOM_SHARE: (u64, u64) = (15, 16);
 /// So many segments of the reserve may be that rest.

@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::store::btree::MAX_LEAF_VALUE_BYTES;
 use crate::store::engine::signal::Errand;
 
-/// The length of a piece, in bytes: with its key and all headers it fills a page of 4 KiB.
-pub(in crate::store::engine) const PIECE_BYTES: usize = 3840;
+/// The length of a piece, in bytes: a leaf has room for one, and its area for another.
+pub(in crate::store::engine) const PIECE_BYTES: usize = MAX_LEAF_VALUE_BYTES;
 /// What the account of space has for a marker, in bytes.
 pub(in crate::store::engine) const MARKER_ENTRY_BYTES: u64 = 64;
 /// The length of a piece's key.
