@@ -36,11 +36,11 @@
 //! parents are not packed, but their parents may be, and they after that.
 //!
 //! **Ids and memory.** Whoever begins has made the new page (M0, which is M3 done early) before it
-//! freezes anything. If there is no id or no memory for it nothing happens. If both pages are frozen
-//! as they were read then, the new page is right, and no other is needed. If not, it is given back,
-//! which leaves an id for the page that takes the place of the one that is moved. Nodes for the
-//! steps after the first mark may come from the reserve: in the end less is in use than before. If
-//! there is none even so, the change is left to the keeper
+//! freezes anything. If there is no id or no memory for it nothing happens. If both pages are
+//! frozen as they were read then, the new page is right, and no other is needed. If not, it is
+//! given back, which leaves an id for the page that takes the place of the one that is moved. Nodes
+//! for the steps after the first mark may come from the reserve: in the end less is in use than
+//! before. If there is none even so, the change is left to the keeper
 //! ([`undone`](crate::store::btree::undone)).
 //!
 //! # The rules
@@ -49,10 +49,10 @@
 //! what its parents say**. From this follows all that is simple here:
 //!
 //! 1. A page's epoch grows by one when its range shrinks (a split) or ends (a removal, a collapse of
-//!    the root into its only child, or because it is packed). When its range *grows*, because a neighbour was
-//!    removed, its epoch and its word stay. A visitor that still believes in the smaller range is
-//!    right about all of that; a scan leaves out what is beyond the range that it believes in, and
-//!    comes for it with its next descent.
+//!    the root into its only child, or because it is packed). When its range *grows*, because a
+//! neighbour was    removed, its epoch and its word stay. A visitor that still believes in the
+//! smaller range is    right about all of that; a scan leaves out what is beyond the range that it
+//! believes in, and    comes for it with its next descent.
 //! 2. A page's epoch is at most one more than its parent says: who changes it came with its own
 //!    epoch, so the change before is posted.
 //! 3. A page that is one ahead is not changed until that is posted. Its word says what to post, and
@@ -139,9 +139,9 @@
 //!   That neighbour may itself be split and unposted, or removed: its own step passes the range on.
 //! - **Between C1 and C2** the root cannot change: only its child's changes change it.
 //! - **Between M1 and M4** the parent may change, and split: A and B may then be under different
-//!   parents, and each is replaced alone. A neighbour may be removed, and A takes its range; the new
-//!   page then has it. A and B may each be packed with another neighbour that is moved too. B may
-//!   have changed before M2: then A is replaced alone, which costs a page's copy and no more.
+//!   parents, and each is replaced alone. A neighbour may be removed, and A takes its range; the
+//! new   page then has it. A and B may each be packed with another neighbour that is moved too. B
+//! may   have changed before M2: then A is replaced alone, which costs a page's copy and no more.
 //! - **Before R3, C3 or M5** the id belongs to nobody; who did R2, C2 or M4 owes the step. If it died, the
 //!   id is found by the next walk of the mapping: removed, and no parent has it.
 //! - **Free ids** are used again at once: every child word that anybody remembers has an epoch at
@@ -149,9 +149,9 @@
 //!   make them equal. (Nodes need a grace period, ids do not: in memory. See below for the device.)
 //!
 //! A leaf's entries are not replaced as a whole for each write: writers append to an area. Before
-//! M0, S1, R1 and C1 the area is frozen, and each of its slots decided; the content that these steps
-//! read is that of the frozen node, and a CAS from it succeeds only if nobody put another node
-//! there. So a write either is in what the step read, or meets the frozen area and comes back.
+//! M0, S1, R1 and C1 the area is frozen, and each of its slots decided; the content that these
+//! steps read is that of the frozen node, and a CAS from it succeeds only if nobody put another
+//! node there. So a write either is in what the step read, or meets the frozen area and comes back.
 //!
 //! A cold page says its epoch in the second word of its entry. One that is one ahead is loaded, for
 //! its pending split. *Removed* and *moved* are nodes without an area and are not evicted. A
@@ -184,15 +184,15 @@
 //!    is two more than its durable parent says, is written with its parent (or with the page whose
 //!    pending split names it). So a page keeps its pending split until the parent is durable.
 //! 4. *A page goes when the parent is durable without it.* Neither *removed* nor *moved* is ever written. The
-//!    bundle of the parent without R (of the root after C2, of the parent after M4) says in its trailer that the id is free
-//!    and with which epoch, and only when it is durable the id is: R3, C3 and M5 wait for that. Until
-//!    then R's last image stands under the parent's, and the log has what emptied it: The
-//!    flusher hears of R2, C2 and M4 before they are done, makes R's oldest number that is not durable
-//!    the parent's if it is smaller, and hands on the ids that R itself owes.
-//!    After M4 the new page inherits as the parent does: it goes with the parent, by rules 2 and 3,
-//!    and what it hands on when it is split in between is what the log still has to keep.
-//!    R's newest number also becomes the parent's (W1): the log that deleted R's keys is durable
-//!    before a parent without R.
+//!    bundle of the parent without R (of the root after C2, of the parent after M4) says in its
+//! trailer that the id is free    and with which epoch, and only when it is durable the id is: R3,
+//! C3 and M5 wait for that. Until    then R's last image stands under the parent's, and the log has
+//! what emptied it: The flusher hears of R2, C2 and M4 before they are done, makes R's oldest
+//! number that is not durable the parent's if it is smaller, and hands on the ids that R itself
+//! owes.    After M4 the new page inherits as the parent does: it goes with the parent, by rules 2
+//! and 3,    and what it hands on when it is split in between is what the log still has to keep.
+//! R's newest number also becomes the parent's (W1): the log that deleted R's keys is durable
+//! before a parent without R.
 //! 5. *A range has its new owner before that is written.* R2 marks the node of the parent (a split
 //!    hands the mark to both halves, C2 to the root) until it is durable. A page is written with,
 //!    or after, each of its ancestors that has the mark. The flusher meets them on its way down to
@@ -222,7 +222,8 @@
 //!
 //! **Not settled here**: runs (`docs/store-design.md`, 4.4). A run may have old entries of a
 //! removed leaf's range that the new owner's `complete_to` does not cover. Until that is modelled,
-//! a family with runs removes no leaf, an inner page with runs is not packed, and a run flush leaves out what R2 took from its family.
+//! a family with runs removes no leaf, an inner page with runs is not packed, and a run flush
+//! leaves out what R2 took from its family.
 //!
 //! # How it is checked
 //!

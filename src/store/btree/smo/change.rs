@@ -11,8 +11,8 @@ use super::page::{
 };
 use crate::store::events::Event;
 
-/// A page that a visitor came to by `child`, and found with that epoch, or, if it is moved, with one
-/// more.
+/// A page that a visitor came to by `child`, and found with that epoch, or, if it is moved, with
+/// one more.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::store::btree) struct Place<R> {
     pub(in crate::store::btree) child: ChildWord,
@@ -29,8 +29,8 @@ impl<R> Place<R> {
     }
 }
 
-/// What a new page is to take the place of under its parent: two direct neighbours, or one page that
-/// is moved while its neighbours are not. Each with the child word that the parent states.
+/// What a new page is to take the place of under its parent: two direct neighbours, or one page
+/// that is moved while its neighbours are not. Each with the child word that the parent states.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::store::btree) struct Pack<R> {
     pub(super) left: Place<R>,

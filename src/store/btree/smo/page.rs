@@ -33,7 +33,8 @@ pub(in crate::store::btree) enum Body<L, I> {
     /// Was empty, and takes no keys any more: its range goes to a neighbour.
     Removed,
     /// Takes no changes any more. The content of the root's only child becomes the root's; that of
-    /// any other page becomes a new page's, alone or with that of a neighbour that is moved as well.
+    /// any other page becomes a new page's, alone or with that of a neighbour that is moved as
+    /// well.
     Moved(Content<L, I>),
 }
 
@@ -169,7 +170,8 @@ pub(in crate::store::btree) trait Mapping {
     /// One load (Acquire) of the word of `id`.
     fn load(&self, id: PageId) -> Self::Ref;
 
-    /// The same for a page that the visitor can do without: one that is not in memory reads as free.
+    /// The same for a page that the visitor can do without: one that is not in memory reads as
+    /// free.
     fn peek(&self, id: PageId) -> Self::Ref {
         self.load(id)
     }

@@ -98,8 +98,8 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         Self { entry_bytes: bytes, ..self }
     }
 
-    /// With this memory for new nodes. Who has marked a page may use the reserve to finish what that
-    /// begins: when it is done less is in use than before.
+    /// With this memory for new nodes. Who has marked a page may use the reserve to finish what
+    /// that begins: when it is done less is in use than before.
     pub(super) fn in_room(self, room: Room) -> Self {
         Self { room, ..self }
     }

@@ -276,7 +276,8 @@ impl<M: NodeMemory> Pin<'_, M> {
     }
 
     /// After a write: removes the leaf if a delete has left nothing in it, and packs it if there is
-    /// little in it. `before` is the length of the image that it had, if the write has changed that.
+    /// little in it. `before` is the length of the image that it had, if the write has changed
+    /// that.
     ///
     /// Without room, or if a page is not in memory, the leaf stays as it is until another write
     /// comes by.

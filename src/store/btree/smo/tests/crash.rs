@@ -354,8 +354,8 @@ impl Search<'_> {
     }
 }
 
-/// Whether the inner page `at` has children that are moved, which is not the root's collapse: its next
-/// change is M4, or has nothing to do with them.
+/// Whether the inner page `at` has children that are moved, which is not the root's collapse: its
+/// next change is M4, or has nothing to do with them.
 fn is_pack(state: &State, at: usize) -> bool {
     let Some(Content::Inner(inner)) = state.words[at].content() else { return false };
     let is_moved = |child: &ChildWord| matches!(state.words[index(child.id())].body, Body::Moved(_));
