@@ -18,6 +18,7 @@
 //! | [`RootSplit`](Event::RootSplit) | before the root's split | the root and both halves go together |
 //! | [`Removed`](Event::Removed) | before R2 | the parent inherits the dirt, and the id is free when it is durable |
 //! | [`Collapsed`](Event::Collapsed) | before C2 | the root inherits the dirt, and the id is free when it is durable |
+//! | [`Packed`](Event::Packed) | before M4 | the parent and the new page inherit the dirt and go together, and the ids are free when the parent is durable |
 //!
 //! A tree without a keeper has a [`Sink::Nobody`], which drops events. Whoever removes a page
 //! releases its id at once then; where there is a keeper, that does it.
@@ -45,6 +46,9 @@ pub(in crate::store) enum Event {
     /// C2: `root` is about to have the content of `gone`, its only child. `gone` has the epoch of
     /// the moved page.
     Collapsed { tree: u32, root: PageId, gone: ChildWord },
+    /// M4: `parent` is about to have `new` in the place of `gone` and `with`, which have the epochs
+    /// of the moved pages. `new` has what they held.
+    Packed { tree: u32, parent: PageId, gone: ChildWord, with: Option<ChildWord>, new: ChildWord },
 }
 
 impl Event {
@@ -53,7 +57,7 @@ impl Event {
         match self {
             Self::Dirty { .. } | Self::Posted { .. } => 0,
             Self::Removed { .. } | Self::Collapsed { .. } => 1,
-            Self::Split { .. } => 2,
+            Self::Split { .. } | Self::Packed { .. } => 2,
             Self::RootSplit { .. } => 3,
         }
     }

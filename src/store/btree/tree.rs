@@ -291,7 +291,7 @@ impl<M: NodeMemory> Pin<'_, M> {
             };
             if let Some(refusal) = stop {
                 visitor.give_up(pinned);
-                if let Some(marked) = pinned.marked() {
+                for marked in pinned.marked() {
                     self.leave_undone(pinned.root_of(), &target, marked);
                 }
                 return Err(refusal);
@@ -400,6 +400,7 @@ fn turn(node: NodeRef<'_>, child: ChildWord, key: &[u8]) -> Turn {
             Some(split) if split.separator <= key => Turn::To(split.right),
             _ => Turn::Stay,
         },
+        // It has what the tree has of its range, until the page above is changed.
         State::Moved => Turn::Stay,
         State::Removed => Turn::Ends,
     }

@@ -1,6 +1,7 @@
 //! Changes of shape that somebody has begun and could not finish: a leaf is marked as removed and
-//! its parent still has it, or the root's only child is frozen and the root is as it was
-//! ([`smo`](super::smo)). There was no memory for the next step, or a page was missing.
+//! its parent still has it, or the root's only child is frozen and the root is as it was, or pages
+//! that are packed are frozen and their parent still has them ([`smo`](super::smo)). There was no
+//! memory for the next step, or a page was missing.
 //!
 //! Visitors that come by finish them. But perhaps nobody comes by, and until then neither the page
 //! nor its parent can be written, so the log keeps what they have. If the log is full by that time,

@@ -215,6 +215,7 @@ impl Shared {
                 Event::RootSplit { .. } => count(Count::RootSplits),
                 Event::Removed { .. } => count(Count::Removals),
                 Event::Collapsed { .. } => count(Count::Collapses),
+                Event::Packed { .. } => count(Count::Packs),
                 Event::Dirty { .. } | Event::Posted { .. } => {}
             }
         }

@@ -14,6 +14,7 @@ pub(super) enum Count {
     RootSplits,
     Removals,
     Collapses,
+    Packs,
     Drained,
     LogWaits,
     GrowthWaits,

@@ -236,6 +236,16 @@ impl Flusher {
                 self.bequeath(tree, gone.id(), parent, keeps)
             }
             Event::Collapsed { tree, root, gone } => self.bequeath(tree, gone.id(), root, true),
+            Event::Packed { tree, parent, gone, with, new } => {
+                let keeps = self.defect != Some(FlushDefect::LogForgets);
+                let mut is_news = false;
+                for gone in std::iter::once(gone).chain(with) {
+                    is_news |= self.bequeath(tree, gone.id(), parent, keeps);
+                    let from = self.from(gone.id()).filter(|_| keeps);
+                    is_news |= self.make_dirty(new.id(), tree, parent, from.or(Some(NO_NUMBER)));
+                }
+                is_news
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod lengths;
 mod log_limit;
 mod long_flush;
 mod overlay;
+mod pack;
 mod scan;
 mod several;
 mod space;

@@ -11,7 +11,8 @@ use super::page::{
 };
 use crate::store::events::Event;
 
-/// A page that a visitor came to by `child`, and found with that epoch.
+/// A page that a visitor came to by `child`, and found with that epoch, or, if it is moved, with
+/// one more.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(in crate::store::btree) struct Place<R> {
     pub(in crate::store::btree) child: ChildWord,
@@ -26,6 +27,39 @@ impl<R> Place<R> {
     {
         self.page.content().expect("a visitor stands on pages of the tree only")
     }
+}
+
+/// What a new page is to take the place of under its parent: two direct neighbours, or one page
+/// that is moved while its neighbours are not. Each with the child word that the parent states.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) struct Pack<R> {
+    pub(super) left: Place<R>,
+    pub(super) right: Option<Place<R>>,
+}
+
+impl<R> Pack<R> {
+    /// What the new page holds. None if the parent does not have both as neighbours, or if they do
+    /// not fit one page.
+    pub(super) fn content<M: Mapping<Ref = R>>(&self, parent: &Place<R>) -> Option<ContentOf<M>>
+    where
+        R: Deref<Target = PageOf<M>>,
+    {
+        let left = self.left.page.held()?;
+        let Some(right) = &self.right else { return Some(left.clone()) };
+        let Content::Inner(inner) = parent.live::<M>() else { return None };
+        left.joined(inner.between(self.left.child, right.child)?, right.page.held()?)
+    }
+
+    pub(super) fn children(&self) -> Packed {
+        Packed { left: self.left.child, right: self.right.as_ref().map(|right| right.child) }
+    }
+}
+
+/// The child words of a [`Pack`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) struct Packed {
+    pub(super) left: ChildWord,
+    pub(super) right: Option<ChildWord>,
 }
 
 /// S0. Makes the page of the right half of `at`, which is over its target. None if no id is free.
@@ -143,11 +177,11 @@ pub(in crate::store::btree) fn post_removal<M: Mapping>(
     replace_parent(mapping, parent, new)
 }
 
-/// C1. Freezes the root's only child, one epoch on.
+/// C1, M1 and M2. Freezes the root's only child, or one of two pages that are packed, one epoch on.
 ///
-/// Expects the child as it was read. From here on nobody changes it, and so nobody changes the root
-/// either, but by C2.
-pub(in crate::store::btree) fn freeze_only_child<M: Mapping>(mapping: &M, at: &Place<M::Ref>) -> bool {
+/// Expects the page as it was read. From here on nobody changes it. (So nobody changes a root whose
+/// only child it is, but by C2.)
+pub(in crate::store::btree) fn freeze<M: Mapping>(mapping: &M, at: &Place<M::Ref>) -> bool {
     let body = Body::Moved(at.live::<M>().clone());
     mapping.replace(at.child.id(), &at.page, Page { epoch: at.page.epoch.next(), pending: None, body })
 }
@@ -170,6 +204,50 @@ pub(in crate::store::btree) fn collapse<M: Mapping>(
     let gone = ChildWord::new(child.id(), frozen.epoch);
     mapping.tell(Event::Collapsed { tree: mapping.tree(), root: root.child.id(), gone });
     mapping.replace(root.child.id(), &root.page, root.page.with_content(content.clone()))
+}
+
+/// M0 and M3. Makes the page that is to take the place of `pack`. None if no id is free.
+///
+/// Nobody else knows the new page until M4, so it does not change. Without M4 it goes back by
+/// [`give_back`]. Its content is right if all of `pack` is moved with the content that it has here.
+pub(in crate::store::btree) fn pack_create<M: Mapping>(
+    mapping: &M,
+    parent: &Place<M::Ref>,
+    pack: &Pack<M::Ref>,
+) -> Option<ChildWord> {
+    mapping.create(pack.left.child.id(), pack.content::<M>(parent)?)
+}
+
+/// M4. Puts `new` in the place of `packed` under `parent`.
+///
+/// Expects the parent as it was read, with them; all of them are moved, and `new` has what they
+/// hold. While the parent states them nobody releases them, and what is moved does not change: so
+/// they still are as they were read.
+pub(in crate::store::btree) fn post_pack<M: Mapping>(
+    mapping: &M,
+    parent: &Place<M::Ref>,
+    packed: Packed,
+    new: ChildWord,
+) -> bool {
+    let Content::Inner(inner) = parent.live::<M>() else { return false };
+    let Some(inner) = inner.packed(packed.left, packed.right, new) else { return false };
+    let moved = |child: ChildWord| ChildWord::new(child.id(), child.epoch().next());
+    mapping.tell(Event::Packed {
+        tree: mapping.tree(),
+        parent: parent.child.id(),
+        gone: moved(packed.left),
+        with: packed.right.map(moved),
+        new,
+    });
+    replace_parent(mapping, parent, parent.page.with_content(Content::Inner(inner)))
+}
+
+/// M5: R3 of what was packed. `child` is what its parent stated.
+pub(in crate::store::btree) fn release_packed<M: Mapping>(mapping: &M, child: ChildWord) -> bool {
+    let page = mapping.load(child.id());
+    matches!(page.body, Body::Moved(_))
+        && page.epoch == child.epoch().next()
+        && release(mapping, child.id(), &page)
 }
 
 /// R3 and C3. Makes the id of a page that was removed or moved free. Whoever did R2 or C2 does it,
@@ -198,7 +276,7 @@ pub(in crate::store::btree) fn clear_pending<M: Mapping>(mapping: &M, at: &Place
     mapping.replace(at.child.id(), &at.page, Page::live(at.page.epoch, at.live::<M>().clone()))
 }
 
-/// The CAS on a parent's word, in S2 and R2.
+/// The CAS on a parent's word, in S2, R2 and M4.
 fn replace_parent<M: Mapping>(mapping: &M, parent: &Place<M::Ref>, new: PageOf<M>) -> bool {
     #[cfg(test)]
     if mapping.defect() == Some(Defect::PostBlind) {

@@ -21,6 +21,12 @@ pub(in crate::store::btree) enum Defect {
     CollapseUnfrozen,
     /// The parent of a removed page is replaced whatever it has become since it was read.
     PostBlind,
+    /// Two pages are packed although the second one was not frozen as it was read.
+    PackHalfFrozen,
+    /// Of two pages that are packed one is taken for moved that is not.
+    PackUnmoved,
+    /// The id of a page that is packed becomes free before its parent is told.
+    PackFreesEarly,
     /// A scan takes all that it finds in a leaf, not only what is inside its own bounds.
     ScanWithoutBounds,
 }

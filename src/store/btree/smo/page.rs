@@ -32,7 +32,9 @@ pub(in crate::store::btree) enum Body<L, I> {
     Live(Content<L, I>),
     /// Was empty, and takes no keys any more: its range goes to a neighbour.
     Removed,
-    /// Was the root's only child, and takes no changes any more: its content becomes the root's.
+    /// Takes no changes any more. The content of the root's only child becomes the root's; that of
+    /// any other page becomes a new page's, alone or with that of a neighbour that is moved as
+    /// well.
     Moved(Content<L, I>),
 }
 
@@ -62,6 +64,14 @@ pub(in crate::store::btree) trait Leaf: Clone {
     fn below(&self, separator: &Self::Key) -> Self;
 
     fn from(&self, separator: &Self::Key) -> Self;
+
+    /// Whether it is so small that it is to be packed with a neighbour, if [`joined`](Self::joined)
+    /// allows it. A guess while it may change.
+    fn is_small(&self) -> bool;
+
+    /// This and the leaf behind it in one, if that leaves it some room below its target. What both
+    /// hold is final from then on: they take no writes any more, but by a CAS of their words.
+    fn joined(&self, right: &Self) -> Option<Self>;
 }
 
 /// What the structure changes ask of an inner page's content. Child *i* holds the keys *k* with
@@ -102,6 +112,22 @@ pub(in crate::store::btree) trait Inner: Clone {
     /// Without `child`, whose range goes to its left neighbour here, or to its right neighbour if
     /// it is the first. None if the page does not have `child` with that epoch.
     fn without(&self, child: ChildWord) -> Option<Remainder<Self>>;
+
+    /// Whether it is so small that it is to be packed with a neighbour.
+    fn is_small(&self) -> bool;
+
+    /// This and the page behind `separator` in one, if that leaves it some room below its target.
+    fn joined(&self, separator: Self::Key, right: &Self) -> Option<Self>;
+
+    /// The neighbours of `child` here, the right one first.
+    fn neighbours(&self, child: ChildWord) -> [Option<ChildWord>; 2];
+
+    /// The separator between two children that are direct neighbours. None if they are not.
+    fn between(&self, left: ChildWord, right: ChildWord) -> Option<Self::Key>;
+
+    /// With `new` in the place of `left` and, if it is there, `right`, which is its direct
+    /// neighbour. None if the page does not have them, with these epochs and in this order.
+    fn packed(&self, left: ChildWord, right: Option<ChildWord>, new: ChildWord) -> Option<Self>;
 }
 
 /// What is left of an inner page without one child.
@@ -143,6 +169,12 @@ pub(in crate::store::btree) trait Mapping {
 
     /// One load (Acquire) of the word of `id`.
     fn load(&self, id: PageId) -> Self::Ref;
+
+    /// The same for a page that the visitor can do without: one that is not in memory reads as
+    /// free.
+    fn peek(&self, id: PageId) -> Self::Ref {
+        self.load(id)
+    }
 
     /// One CAS (AcqRel) of the word of `id` from `current` to `new`; whether it succeeded.
     fn replace(&self, id: PageId, current: &Self::Ref, new: PageOf<Self>) -> bool;
@@ -191,6 +223,14 @@ impl<L, I, K> Page<L, I, K> {
             Body::Free | Body::Removed | Body::Moved(_) => None,
         }
     }
+
+    /// The content of a page of the tree, or of one that is moved.
+    pub(in crate::store::btree) fn held(&self) -> Option<&Content<L, I>> {
+        match &self.body {
+            Body::Live(content) | Body::Moved(content) => Some(content),
+            Body::Free | Body::Removed => None,
+        }
+    }
 }
 
 impl<L: Clone, I: Clone, K: Clone> Page<L, I, K> {
@@ -205,6 +245,22 @@ impl<L: Leaf, I: Inner<Key = L::Key>> Content<L, I> {
         match self {
             Self::Leaf(leaf) => leaf.is_over(),
             Self::Inner(inner) => inner.is_over(),
+        }
+    }
+
+    pub(super) fn is_small(&self) -> bool {
+        match self {
+            Self::Leaf(leaf) => leaf.is_small(),
+            Self::Inner(inner) => inner.is_small(),
+        }
+    }
+
+    /// This and the content behind `separator` in one, if they fit one page.
+    pub(super) fn joined(&self, separator: L::Key, right: &Self) -> Option<Self> {
+        match (self, right) {
+            (Self::Leaf(left), Self::Leaf(right)) => left.joined(right).map(Self::Leaf),
+            (Self::Inner(left), Self::Inner(right)) => left.joined(separator, right).map(Self::Inner),
+            _ => None,
         }
     }
 

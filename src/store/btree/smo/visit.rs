@@ -7,7 +7,7 @@
 use std::ops::Deref;
 
 use super::change::{
-    Place, collapse, freeze_only_child, give_back, post_removal, post_split, release, remove, root_split,
+    Pack, Packed, Place, collapse, freeze, give_back, post_removal, post_split, release, remove, root_split,
     root_split_create_left, split_create, split_publish,
 };
 #[cfg(test)]
@@ -23,6 +23,9 @@ pub(in crate::store::btree) enum Care {
     Shape,
     /// It also removes the leaf at its target if that is empty: after a write emptied it.
     Empty,
+    /// It also packs pages on its way that are small: after a write left little in the leaf, or a
+    /// leaf went.
+    Small,
 }
 
 /// What a visitor that expects `child` does about the page that it finds: the table of visitors.
@@ -63,16 +66,18 @@ pub(in crate::store::btree) enum Step {
 pub(in crate::store::btree) struct Visitor<K, R> {
     target: Target<K>,
     care: Care,
-    parent: Option<Place<R>>,
-    here: Option<Place<R>>,
+    pub(super) parent: Option<Place<R>>,
+    pub(super) here: Option<Place<R>>,
     lower: Option<K>,
     upper: Option<K>,
-    next: Next<R>,
+    /// A page that is small and has no neighbour to be packed with.
+    pub(super) declined: Option<ChildWord>,
+    pub(super) next: Next<R>,
 }
 
 /// The next access of a visitor.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Next<R> {
+pub(super) enum Next<R> {
     Load(ChildWord),
     /// S2, R2 or C2 for this child of `here`.
     Post(ChildWord, R),
@@ -86,6 +91,22 @@ enum Next<R> {
     GiveBack(ChildWord, Option<ChildWord>),
     Remove,
     Freeze,
+    /// Looks whether the page where the visitor is and this neighbour fit one page; then at the
+    /// other one.
+    LookAt(ChildWord, Option<ChildWord>),
+    /// M0.
+    PackCreate(Pack<R>),
+    /// M1 and M2, for a new page.
+    FreezeHere(Pack<R>, ChildWord),
+    FreezeNeighbour(Pack<R>, ChildWord),
+    /// Of a child of `here` that is moved: looks whether this neighbour is, too; then the other.
+    LookBeside(Place<R>, ChildWord, Option<ChildWord>),
+    /// M3.
+    ReplaceCreate(Pack<R>),
+    /// M4, under `here`.
+    PostPack(Packed, ChildWord),
+    /// M5, of this one and then of the other.
+    ReleasePacked(ChildWord, Option<ChildWord>),
     Arrived,
 }
 
@@ -95,7 +116,7 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
         M: Mapping<Key = K, Ref = R>,
     {
         let next = Next::Load(mapping.root());
-        Self { target, care, parent: None, here: None, lower: None, upper: None, next }
+        Self { target, care, parent: None, here: None, lower: None, upper: None, declined: None, next }
     }
 
     /// The leaf of the target, with its id; its range is at least [lower](Self::lower) to
@@ -137,6 +158,9 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
             Next::SplitPublish(page) | Next::RootCreateRight(page) => [Some(*page), None],
             Next::RootSplit(left, right) => [Some(*left), Some(*right)],
             Next::GiveBack(first, second) => [Some(*first), *second],
+            Next::FreezeHere(_, new) | Next::FreezeNeighbour(_, new) | Next::PostPack(_, new) => {
+                [Some(*new), None]
+            }
             _ => [None, None],
         }
     }
@@ -185,12 +209,12 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
                 let verdict = self.misjudge(mapping, child, &page).unwrap_or(verdict);
                 match verdict {
                     Verdict::Enter => self.enter(mapping, Place { child, page }),
-                    Verdict::Post => self.go(Next::Post(child, page)),
+                    Verdict::Post => self.go_post(mapping, child, page),
                     Verdict::Again => self.again(mapping),
                 }
             }
             Next::Post(child, page) => {
-                if let Some(split) = self.split_first(&page) {
+                if let Some(split) = self.split_first(mapping, &page) {
                     return self.go(split);
                 }
                 let gone = page.content().is_none();
@@ -247,24 +271,32 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
                     super::defect::collapse_unfrozen(mapping, self.parent.as_ref(), self.arrived());
                     return self.again(mapping);
                 }
-                freeze_only_child(mapping, self.arrived());
+                freeze(mapping, self.arrived());
                 self.again(mapping)
             }
+            Next::LookAt(..)
+            | Next::PackCreate(_)
+            | Next::FreezeHere(..)
+            | Next::FreezeNeighbour(..)
+            | Next::LookBeside(..)
+            | Next::ReplaceCreate(_)
+            | Next::PostPack(..)
+            | Next::ReleasePacked(..) => self.pack_step(mapping),
         }
     }
 
-    fn go(&mut self, next: Next<R>) -> Step {
+    pub(super) fn go(&mut self, next: Next<R>) -> Step {
         self.next = next;
         Step::OnTheWay
     }
 
-    fn again<M: Mapping<Key = K, Ref = R>>(&mut self, mapping: &M) -> Step {
+    pub(super) fn again<M: Mapping<Key = K, Ref = R>>(&mut self, mapping: &M) -> Step {
         self.restart(mapping);
         Step::Again
     }
 
     /// There is no id for a page: this visitor repairs nothing.
-    fn as_it_is<M: Mapping<Key = K, Ref = R>>(&mut self, mapping: &M) -> Step {
+    pub(super) fn as_it_is<M: Mapping<Key = K, Ref = R>>(&mut self, mapping: &M) -> Step {
         self.care = Care::None;
         self.again(mapping)
     }
@@ -278,7 +310,7 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
         self.parent = self.here.replace(place);
         let next = match self.care {
             Care::None => None,
-            Care::Shape | Care::Empty => self.repair(mapping),
+            Care::Shape | Care::Empty | Care::Small => self.repair(mapping),
         };
         match next {
             Some(next) => self.go(next),
@@ -305,7 +337,14 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
             return Some(Next::Freeze);
         }
         let empty = matches!(content, Content::Leaf(leaf) if leaf.is_empty());
-        (empty && self.care == Care::Empty).then_some(Next::Remove)
+        if empty && self.care != Care::Shape {
+            return Some(Next::Remove);
+        }
+        let (here, Some(Content::Inner(inner))) = (self.arrived().child, parent.page.content()) else {
+            return None;
+        };
+        let is_to_be_packed = self.care == Care::Small && self.declined != Some(here) && content.is_small();
+        self.look_at(inner.neighbours(here)).filter(|_| is_to_be_packed)
     }
 
     /// Goes on to a child, or has arrived.
@@ -346,14 +385,15 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
 
     /// How to split the page where the visitor is, if it has no room for what is to be posted. Its
     /// own split is posted first then, by the next descent.
-    fn split_first<L, I>(&self, changed: &R) -> Option<Next<R>>
+    fn split_first<M>(&self, mapping: &M, changed: &R) -> Option<Next<R>>
     where
-        I: Inner<Key = K>,
-        R: Deref<Target = Page<L, I, K>>,
+        M: Mapping<Key = K, Ref = R>,
+        R: Deref<Target = PageOf<M>>,
     {
         let is_split = matches!(changed.body, Body::Live(_));
         let is_full = matches!(self.arrived().page.content(), Some(Content::Inner(inner)) if inner.is_full());
-        let next = if self.parent.is_some() { Next::SplitCreate } else { Next::RootCreateLeft };
+        let is_root = self.arrived().child == mapping.root();
+        let next = if is_root { Next::RootCreateLeft } else { Next::SplitCreate };
         (is_split && is_full).then_some(next)
     }
 

@@ -20,6 +20,11 @@ const INNER_TARGET_BYTES: usize = 4032;
 /// Inner pages above this size take no further child before they are split: with one more, and the
 /// longest separator, they are [`IMAGE_BYTES`] long.
 const INNER_FULL_BYTES: usize = IMAGE_BYTES - MAX_KEY_BYTES - 64;
+/// Pages of at most this share of their target are packed
+const SMALL_SHARE: usize = 4;
+/// with a neighbour, if both together leave this share of it empty: so that what is packed is not
+/// split again by the next few writes.
+const EMPTY_SHARE: usize = 4;
 
 /// A key that separates two pages: where it lies in an image, or of its own.
 #[derive(Clone, Debug)]
@@ -159,6 +164,37 @@ impl<'g> Leaf for LeafContent<'g> {
     fn from(&self, separator: &Separator<'g>) -> Self {
         self.part(separator, |at, range| at..range.end)
     }
+
+    /// By the image alone.
+    fn is_small(&self) -> bool {
+        match self {
+            Self::Whole(leaf, _) => is_small_leaf(*leaf),
+            Self::Empty | Self::Part(..) => false,
+        }
+    }
+
+    /// Images that do not fit are not merged with their areas to see whether these fit.
+    fn joined(&self, right: &Self) -> Option<Self> {
+        const MOST: usize = LEAF_TARGET_BYTES - LEAF_TARGET_BYTES / EMPTY_SHARE;
+        let (Self::Whole(one, _), Self::Whole(two, _)) = (self, right) else { return None };
+        if one.image().len() + two.image().len() > MOST {
+            return None;
+        }
+        for leaf in [one, two] {
+            leaf.area().freeze();
+            leaf.area().decide_all(spin);
+        }
+        let ((left, of_left), (behind, of_right)) = (self.entries(), right.entries());
+        let all = [&left[of_left], &behind[of_right]].concat();
+        let len = LeafBuilder::new(all.iter().copied(), &[]).size_bytes();
+        let range = 0..all.len();
+        (len <= MOST).then(|| Self::Part(Rc::new(all), range, self.newest().max(right.newest())))
+    }
+}
+
+/// Whether the image of a leaf is so short that the leaf is to be packed with a neighbour.
+pub(super) fn is_small_leaf(leaf: NodeRef<'_>) -> bool {
+    leaf.image().len() <= LEAF_TARGET_BYTES / SMALL_SHARE
 }
 
 /// Whether a leaf of these entries, whose image has `len` bytes, is larger than `most_bytes` and
@@ -316,6 +352,58 @@ impl<'g> Inner for InnerContent<'g> {
         let heir = image.child(if at == 0 { 1 } else { left });
         let branches = image.edited(Edit::Remove { index: left, child: heir });
         Some(Remainder::Some(Self::build(self.level, self.newest, branches, InnerContent::parts(&image))))
+    }
+
+    fn is_small(&self) -> bool {
+        content_len(&self.image()) <= INNER_TARGET_BYTES / SMALL_SHARE
+    }
+
+    /// Pages with runs or range tombstones are not packed.
+    fn joined(&self, separator: Separator<'g>, right: &Self) -> Option<Self> {
+        let (left, behind) = (self.image(), right.image());
+        let most = INNER_TARGET_BYTES - INNER_TARGET_BYTES / EMPTY_SHARE;
+        let is_plain = [&left, &behind].into_iter().all(|image| {
+            let parts = image.parts();
+            parts.runs.is_empty() && parts.tombstones.is_empty()
+        });
+        if !is_plain || content_len(&left) + content_len(&behind) > most {
+            return None;
+        }
+        let mut branches: Vec<Branch<'_>> = left.branches(0..left.len()).collect();
+        if let Some(last) = branches.last_mut() {
+            last.upper = Some(separator.parts());
+        }
+        branches.extend(behind.branches(0..behind.len()));
+        let newest = self.newest.max(right.newest);
+        let all = Self::build(self.level, newest, branches.into_iter(), InnerParts::default());
+        (content_len(&all.image()) <= most).then_some(all)
+    }
+
+    fn neighbours(&self, child: ChildWord) -> [Option<ChildWord>; 2] {
+        let image = self.image();
+        let Some(at) = InnerContent::place(&image, child) else { return [None; 2] };
+        let right = (at + 1 < image.len()).then(|| image.child(at + 1));
+        [right, at.checked_sub(1).map(|left| image.child(left))]
+    }
+
+    fn between(&self, left: ChildWord, right: ChildWord) -> Option<Separator<'g>> {
+        let image = self.image();
+        let at = InnerContent::place(&image, left)?;
+        (at + 1 < image.len() && image.child(at + 1) == right).then(|| self.key(at))
+    }
+
+    fn packed(&self, left: ChildWord, right: Option<ChildWord>, new: ChildWord) -> Option<Self> {
+        let image = self.image();
+        let at = InnerContent::place(&image, left)?;
+        let parts = InnerContent::parts(&image);
+        let Some(right) = right else {
+            let mut branches: Vec<Branch<'_>> = image.branches(0..image.len()).collect();
+            branches[at].child = new;
+            return Some(Self::build(self.level, self.newest, branches.into_iter(), parts));
+        };
+        self.between(left, right)?;
+        let branches = image.edited(Edit::Remove { index: at, child: new });
+        Some(Self::build(self.level, self.newest, branches, parts))
     }
 }
 

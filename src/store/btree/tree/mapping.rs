@@ -33,9 +33,14 @@ pub(super) struct Pinned<'g, M: NodeMemory> {
     most_bytes: Option<usize>,
     room: Room,
     is_out_of_room: Cell<bool>,
-    marked: Cell<Option<PageId>>,
+    marked: Cell<Marks>,
+    /// What the step that was told of last takes from the page above.
+    taken: Cell<Marks>,
     miss: Cell<Option<Miss>>,
 }
+
+/// Pages that are marked as removed or moved: two that are packed, or one.
+type Marks = [Option<PageId>; 2];
 
 type PageContent<'g> = Page<LeafContent<'g>, InnerContent<'g>, Separator<'g>>;
 
@@ -82,7 +87,8 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
             most_bytes: None,
             room: pin.room(),
             is_out_of_room: Cell::new(false),
-            marked: Cell::new(None),
+            marked: Cell::default(),
+            taken: Cell::default(),
             miss: Cell::new(None),
         }
     }
@@ -92,7 +98,8 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         Self { entry_bytes: bytes, ..self }
     }
 
-    /// With this memory for new nodes.
+    /// With this memory for new nodes. Who has marked a page may use the reserve to finish what
+    /// that begins: when it is done less is in use than before.
     pub(super) fn in_room(self, room: Room) -> Self {
         Self { room, ..self }
     }
@@ -108,14 +115,28 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         self.is_out_of_room.take()
     }
 
-    /// The last page that was marked as removed or moved here, which is to be followed by a step on
-    /// the page above it.
-    pub(super) fn marked(&self) -> Option<PageId> {
-        self.marked.get()
+    /// Pages that were marked as removed or moved here, which is to be followed by a step on the
+    /// page above that was not done here.
+    pub(super) fn marked(&self) -> impl Iterator<Item = PageId> + use<M> {
+        self.marked.get().into_iter().flatten()
+    }
+
+    /// A page was replaced, perhaps by its mark.
+    fn replaced(&self, id: PageId, is_mark: bool) {
+        let taken = self.taken.take();
+        let mut marked = self.marked.get().map(|page| page.filter(|_| !taken.contains(&page)));
+        if is_mark {
+            marked = [Some(id), marked[0].or(marked[1])];
+        }
+        self.marked.set(marked);
     }
 
     pub(super) fn root_of(&self) -> TreeRoot {
         self.tree
+    }
+
+    fn room(&self) -> Room {
+        if self.marked().next().is_some() { Room::Reserve } else { self.room }
     }
 
     /// What a load missed since this was asked last.
@@ -133,7 +154,7 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     ) -> Option<NewNode<'g, M>> {
         let is_live = like.kind == State::Live.code();
         let area = if is_live { self.area(count, image_len)? } else { AreaSize::NONE };
-        let mut node = self.pin.build_in(self.room, &Shape { area, image_len, ..like })?;
+        let mut node = self.pin.build_in(self.room(), &Shape { area, image_len, ..like })?;
         write(node.image_mut());
         Some(node)
     }
@@ -193,11 +214,11 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
                 let parts = InnerParts { changes: &section, ..InnerContent::parts(&image) };
                 let builder = InnerBuilder::new(image.branches(0..image.len()), parts);
                 let mut node =
-                    self.pin.build_in(self.room, &Shape { image_len: builder.size_bytes(), ..like })?;
+                    self.pin.build_in(self.room(), &Shape { image_len: builder.size_bytes(), ..like })?;
                 builder.write(node.image_mut());
                 Some(node)
             }
-            None => self.pin.build_in(self.room, &like),
+            None => self.pin.build_in(self.room(), &like),
         }
     }
 
@@ -273,7 +294,7 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         let image = leaf.image();
         let area = self.area(LeafImage::of_verified(image).len(), image.len())?;
         let shape = Shape { area, image_len: image.len(), place: leaf.place(), ..like };
-        let mut node = self.pin.build_in(self.room, &shape)?;
+        let mut node = self.pin.build_in(self.room(), &shape)?;
         node.image_mut().copy_from_slice(image);
         Some(node)
     }
@@ -343,6 +364,13 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
         Loaded::new(word, Some(node), page)
     }
 
+    fn peek(&self, id: PageId) -> Loaded<'g> {
+        let page = self.load(id);
+        // There is something that can be done without it.
+        self.miss.set(None);
+        page
+    }
+
     fn replace(&self, id: PageId, current: &Loaded<'g>, new: PageContent<'g>) -> bool {
         if matches!(new.body, Body::Free) {
             // Only one visitor comes to this: see `release` and `give_back`. The keeper releases
@@ -366,9 +394,9 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
         match self.build(ChildWord::new(id, new.epoch), &new, current.node(), level + 1) {
             Some(node) => {
                 let is_replaced = self.pin.install(id, current.word(), node);
-                let is_mark = matches!(new.body, Body::Removed | Body::Moved(_));
-                if is_replaced && is_mark {
-                    self.marked.set(Some(id));
+                if is_replaced {
+                    let is_mark = matches!(new.body, Body::Removed | Body::Moved(_));
+                    self.replaced(id, is_mark);
                 }
                 is_replaced
             }
@@ -399,6 +427,13 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
     }
 
     fn tell(&self, event: Event) {
+        self.taken.set(match event {
+            Event::Removed { gone, .. } | Event::Collapsed { gone, .. } => [Some(gone.id()), None],
+            Event::Packed { gone, with, .. } => [Some(gone.id()), with.map(|with| with.id())],
+            Event::Dirty { .. } | Event::Split { .. } | Event::Posted { .. } | Event::RootSplit { .. } => {
+                [None; 2]
+            }
+        });
         self.pin.events().push(event);
     }
 }

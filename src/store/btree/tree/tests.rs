@@ -1,6 +1,7 @@
 mod cold;
 mod keeper;
 mod limits;
+mod pack;
 mod speed;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Writes: a slot in the area of the key's leaf, and what is to be done if that has no room.
 
-use super::content::Separator;
+use super::content::{Separator, is_small_leaf};
 use super::mapping::Pinned;
 use super::merge;
 use super::{Change, Leaf, Refusal, TreeRoot, Value, found, no_intents, tag};
@@ -137,6 +137,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         change.check(key)?;
         let entry = change.entry(key, tag(key));
         let mut patience = Patience::default();
+        let mut before = None;
         loop {
             if !numbers.can_draw() {
                 return Err(Refusal::Again);
@@ -145,13 +146,14 @@ impl<M: NodeMemory> Pin<'_, M> {
             let draw = |must_list| self.draw(tree, leaf, must_list, numbers);
             match leaf.node.area().write(&entry, patience.wait(), draw) {
                 Written::Live(seq) => {
-                    if change == Change::Delete {
-                        self.remove_if_empty(tree, key, leaf.node);
-                    }
+                    self.tidy(tree, key, leaf.node, change, before);
                     return Ok(seq);
                 }
                 Written::Aborted(_) => patience.aborted(),
-                Written::Refused(_) => self.make_room(tree, leaf, &entry)?,
+                Written::Refused(_) => {
+                    before = Some(leaf.node.image().len());
+                    self.make_room(tree, leaf, &entry)?;
+                }
             }
         }
     }
@@ -173,6 +175,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     ) -> Result<Option<u64>, Refusal> {
         let tag = tag(key);
         let mut patience = Patience::default();
+        let mut before = None;
         loop {
             if !numbers.can_draw() {
                 return Err(Refusal::Again);
@@ -186,13 +189,14 @@ impl<M: NodeMemory> Pin<'_, M> {
             let entry = change.entry(key, tag);
             match leaf.node.area().reserve_at(view, &entry) {
                 Err(Refused::Changed) => {}
-                Err(Refused::Full | Refused::Frozen) => self.make_room(tree, leaf, &entry)?,
+                Err(Refused::Full | Refused::Frozen) => {
+                    before = Some(leaf.node.image().len());
+                    self.make_room(tree, leaf, &entry)?;
+                }
                 Ok(reserved) => {
                     let draw = |must_list| self.draw(tree, leaf, must_list, numbers);
                     if let Written::Live(seq) = Reserved::finish(reserved, patience.wait(), draw) {
-                        if change == Change::Delete {
-                            self.remove_if_empty(tree, key, leaf.node);
-                        }
+                        self.tidy(tree, key, leaf.node, change, before);
                         return Ok(Some(seq));
                     }
                     patience.aborted();
@@ -271,14 +275,27 @@ impl<M: NodeMemory> Pin<'_, M> {
         Ok(pinned.consolidate(leaf, IMAGE_BYTES))
     }
 
-    /// Removes the leaf if a delete has left nothing in it.
-    fn remove_if_empty(&self, tree: TreeRoot, key: &[u8], leaf: NodeRef<'_>) {
-        if leaf.area().taken() < LeafImage::of_verified(leaf.image()).len() || !merge::is_empty(leaf) {
-            return;
+    /// After a write: removes the leaf if a delete has left nothing in it, and packs it if there is
+    /// little in it. `before` is the length of the image that it had, if the write has changed
+    /// that.
+    ///
+    /// Without room, or if a page is not in memory, the leaf stays as it is until another write
+    /// comes by.
+    fn tidy(&self, tree: TreeRoot, key: &[u8], leaf: NodeRef<'_>, change: Change<'_>, before: Option<usize>) {
+        let is_delete = change == Change::Delete;
+        let is_empty = is_delete
+            && leaf.area().taken() >= LeafImage::of_verified(leaf.image()).len()
+            && merge::is_empty(leaf);
+        let is_gone = is_empty && self.visit(&Pinned::new(self, tree), at(key), Care::Empty).is_ok();
+        // Once for each image: what an area has more or less is seen when there is the next one.
+        let is_shorter = |before| is_delete || leaf.image().len() < before;
+        let is_root = leaf.child() == tree.root;
+        let is_small = before.is_some_and(is_shorter) && is_small_leaf(leaf) && !is_root;
+        if is_gone || is_small {
+            // Nobody needs it: it is not for the reserve.
+            let pinned = Pinned::new(self, tree).in_room(Room::Ordinary);
+            let _ = self.visit(&pinned, at(key), Care::Small);
         }
-        // Without room, or if a page is not in memory, it stays, empty, until another delete comes
-        // by.
-        let _ = self.visit(&Pinned::new(self, tree), at(key), Care::Empty);
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `RootSplit` | both halves, below the root | the halves may be parents and heirs, wherever the root is |
 //! | `Removed` | – | the page is gone, and the parent its heir, as it is of all whose heir is gone with it |
 //! | `Collapsed` | – | the same; the root may be a parent wherever the page was |
+//! | `Packed` | the new page, below the parent | the pages are gone, and the parent their heir; the new page may be a parent, or an heir, wherever they were |
 //!
 //! A page is **in flux** from its first split, or its creation, until its durable parent states the
 //! epoch that it has. For a page that is not in flux, memory, the durable parent and the durable
@@ -266,6 +267,13 @@ impl Structure {
                     self.add_parent(half.id(), root);
                 }
             }
+            Event::Packed { tree, parent, gone, with, new } => {
+                self.flux.entry(new.id()).or_default();
+                self.add_parent(new.id(), parent);
+                for gone in std::iter::once(gone).chain(with) {
+                    self.goes(tree, gone, parent, false, pages);
+                }
+            }
             Event::Removed { tree, parent, gone } => self.goes(tree, gone, parent, true, pages),
             Event::Collapsed { tree, root, gone } => self.goes(tree, gone, root, false, pages),
         }
@@ -292,11 +300,21 @@ impl Structure {
             Event::Split { page, .. } if matches!(pages.look(page), Look::Live(live) if live.level == 0) => {
                 return false;
             }
-            Event::Split { page, new, .. } => (page, [new.id(); 2]),
-            Event::RootSplit { root, left, right, .. } => (root, [left.id(), right.id()]),
-            Event::Removed { parent, gone, .. } => (gone.id(), [parent; 2]),
-            Event::Collapsed { root, gone, .. } => (gone.id(), [root; 2]),
+            Event::Split { page, new, .. } => ([page; 2], [new.id(); 2]),
+            Event::RootSplit { root, left, right, .. } => ([root; 2], [left.id(), right.id()]),
+            Event::Removed { parent, gone, .. } => ([gone.id(); 2], [parent; 2]),
+            Event::Collapsed { root, gone, .. } => ([gone.id(); 2], [root; 2]),
+            Event::Packed { gone, with, new, .. } => ([gone.id(), with.unwrap_or(gone).id()], [new.id(); 2]),
         };
+        let mut changed = self.hand_on(from[0], to, pages);
+        if from[1] != from[0] {
+            changed |= self.hand_on(from[1], to, pages);
+        }
+        changed
+    }
+
+    /// Makes `to` candidates wherever `from` is one.
+    fn hand_on(&mut self, from: PageId, to: [PageId; 2], pages: &impl Pages) -> bool {
         let mut changed = false;
         let pages_of = |index: &BTreeMap<PageId, BTreeSet<PageId>>| -> Vec<PageId> {
             index.get(&from).into_iter().flatten().copied().collect()

@@ -368,7 +368,7 @@ fn a_crash_leaves_a_prefix_with_every_acknowledged_write() {
         assert!(writes.get() > 5_000 && transactions.get() > 500, "{coverage:?}");
         let reached = [Count::Loads, Count::Frames, Count::Bundles, Count::Checkpoints, Count::Splits]
             .into_iter()
-            .chain([Count::RootSplits, Count::Removals, Count::Drained, Count::Trims]);
+            .chain([Count::RootSplits, Count::Removals, Count::Packs, Count::Drained, Count::Trims]);
         for what in reached {
             assert!(counts[what as usize] > 0, "{what:?}: {counts:?}");
         }

@@ -53,6 +53,9 @@ pub(super) fn try_write<M: Tree<L, I>, const L: usize, const I: usize>(
         if is_empty || is_over {
             visit(tree, Target::At(key), Care::Empty)?;
         }
+        if value.is_none() {
+            visit(tree, Target::At(key), Care::Small)?;
+        }
         return Ok(before);
     }
 }
@@ -112,12 +115,18 @@ pub(super) fn visit<M: Mapping>(tree: &M, target: Target<M::Key>, care: Care) ->
     Err("a visitor does not arrive".into())
 }
 
-/// Visits all leaves until there is nothing left to do, alone.
+/// Visits all leaves until there is nothing left to do, alone: once without packing anything that
+/// is not begun, and then so that nothing is left to be packed.
 pub(super) fn finish<M: Mapping<Key = Key>>(tree: &M) -> Result<(), String> {
+    finish_with(tree, Care::Empty)?;
+    finish_with(tree, Care::Small)
+}
+
+pub(super) fn finish_with<M: Mapping<Key = Key>>(tree: &M, care: Care) -> Result<(), String> {
     for _ in 0..MAX_STEPS {
         let (mut from, mut changed) = (0, false);
         loop {
-            let Arrival { visitor, restarted } = visit(tree, Target::At(from), Care::Empty)?;
+            let Arrival { visitor, restarted } = visit(tree, Target::At(from), care)?;
             changed |= restarted;
             match visitor.upper() {
                 Some(upper) => from = *upper,

@@ -165,6 +165,7 @@ struct Search<'p> {
     pages: &'p Pages<ModelPage<LEAF, INNER>>,
     program: &'p [(Key, Option<u32>)],
     broken: Option<Broken>,
+    care: Care,
     seen: HashSet<State>,
     crashes: HashSet<Crash>,
 }
@@ -205,7 +206,8 @@ impl Search<'_> {
             let place = state.visitor.arrived();
             let Some(Content::Leaf(leaf)) = place.page.content() else { panic!("it arrives at a leaf") };
             let leaf = leaf.with(key, value);
-            new.writes = !(leaf.is_empty() || leaf.is_over());
+            let packs = value.is_none() && self.care == Care::Small;
+            new.writes = !(leaf.is_empty() || leaf.is_over() || packs);
             memory.replace(place.child.id(), &place.page, place.page.with_content(Content::Leaf(leaf)));
             match value {
                 Some(value) => new.truth.insert(key, value),
@@ -215,7 +217,7 @@ impl Search<'_> {
             if new.writes {
                 self.next(&mut new, &memory);
             } else {
-                new.visitor = Visitor::new(&memory, Target::At(key), Care::Empty);
+                new.visitor = Visitor::new(&memory, Target::At(key), self.care);
             }
         } else if new.visitor.step(&memory) == Step::Arrived {
             new.arrived = new.writes;
@@ -256,7 +258,7 @@ impl Search<'_> {
             }
             (Some(Content::Leaf(_)), Some(Content::Leaf(_))) => return,
             (Some(before), Some(Content::Inner(inner)))
-                if !shares_children(before, inner.children.as_slice()) =>
+                if !shares_children(before, inner.children.as_slice()) && !is_pack(old, at) =>
             {
                 let is_collapse =
                     |child: &ChildWord| matches!(old.words[index(child.id())].body, Body::Moved(_));
@@ -286,11 +288,27 @@ impl Search<'_> {
             }
             _ => return,
         };
+        // What was packed: the new page has the keys, and goes with its parent.
+        let mut packed_into = None;
+        if let (Some(Content::Inner(before)), Some(Content::Inner(after)), true) =
+            (before.content(), after.content(), is_pack(old, at))
+        {
+            let is_new = |child: &&ChildWord| before.children.iter().all(|other| other.id() != child.id());
+            packed_into = after.children.iter().find(is_new).map(|child| index(child.id()));
+        }
+        if let (Some(page), false) = (packed_into, lost.is_empty()) {
+            new.debts[page] = Debts::default();
+        }
         for child in lost {
             let mut debts = std::mem::take(&mut new.debts[child]);
             let removed = old.words[child].body == Body::Removed;
-            if self.broken == Some(Broken::LogForgets) && removed {
+            let packed = matches!(old.words[child].body, Body::Moved(_));
+            if self.broken == Some(Broken::LogForgets) && (removed || packed) {
                 debts.log.clear();
+            }
+            if let Some(page) = packed_into {
+                new.debts[page].log.extend(debts.log.iter().copied());
+                new.debts[page].lost_child |= debts.lost_child;
             }
             let heir = &mut new.debts[at];
             heir.log.append(&mut debts.log);
@@ -336,6 +354,14 @@ impl Search<'_> {
     }
 }
 
+/// Whether the inner page `at` has children that are moved, which is not the root's collapse: its
+/// next change is M4, or has nothing to do with them.
+fn is_pack(state: &State, at: usize) -> bool {
+    let Some(Content::Inner(inner)) = state.words[at].content() else { return false };
+    let is_moved = |child: &ChildWord| matches!(state.words[index(child.id())].body, Body::Moved(_));
+    inner.children.iter().any(is_moved) && !(at == 0 && inner.children.len() == 1)
+}
+
 /// Whether a change of an inner page kept one of its children.
 fn shares_children(before: &Content<LeafMap<LEAF>, Children<INNER>>, children: &[ChildWord]) -> bool {
     match before {
@@ -351,6 +377,7 @@ pub(super) fn search(
     leaves: &[&[&[Key]]],
     spare: usize,
     program: &[(Key, Option<u32>)],
+    care: Care,
     broken: Option<Broken>,
 ) -> Result<usize, String> {
     let pages = Pages::default();
@@ -359,7 +386,8 @@ pub(super) fn search(
     let words = memory.words.into_inner();
     let (images, debts) = (words.clone(), vec![Debts::default(); words.len()]);
     let state = State { words, images, debts, truth, written: 0, visitor, writes: true, arrived: false };
-    let mut search = Search { pages: &pages, program, broken, seen: HashSet::new(), crashes: HashSet::new() };
+    let mut search =
+        Search { pages: &pages, program, broken, care, seen: HashSet::new(), crashes: HashSet::new() };
     search.run(state)?;
     Ok(search.seen.len())
 }

@@ -29,6 +29,8 @@ pub(super) enum Work {
     Put(Key),
     /// Deletes a key, and tidies up if its leaf is empty then.
     Delete(Key),
+    /// Deletes a key, and packs what is small on the way to it, whatever that is.
+    Pack(Key),
     /// All keys from the first to the last, or backwards.
     Up,
     Down,
@@ -71,6 +73,16 @@ pub(super) struct Reached {
     pub(super) inner_removal: bool,
     /// The only child of the root is frozen.
     pub(super) collapse: bool,
+    /// One page is moved, under a parent with others, which does not know.
+    pub(super) one_moved: bool,
+    /// Two neighbours are, or three.
+    pub(super) two_moved: bool,
+    pub(super) three_moved: bool,
+    /// A page is moved beside one that is split, or removed.
+    pub(super) moved_beside_split: bool,
+    pub(super) moved_beside_removal: bool,
+    /// An inner page is moved, and its parent has others.
+    pub(super) inner_moved: bool,
     /// A visitor is on its way to a page whose id another page has by now.
     pub(super) reuse: bool,
 }
@@ -80,13 +92,15 @@ impl Reached {
         let mut pending = vec![(0, false)];
         while let Some((at, splitting)) = pending.pop() {
             let Some(Content::Inner(inner)) = words[at].content() else { continue };
-            let (mut splits, mut removals) = (0, 0);
+            let (mut splits, mut removals, mut moved) = (0, 0, 0);
             for child in &inner.children {
                 let page = &words[index(child.id())];
                 let posted = page.epoch == child.epoch();
                 match page.body {
                     Body::Removed => removals += 1,
-                    Body::Moved(_) => self.collapse = true,
+                    Body::Moved(_) if at == 0 && inner.children.len() == 1 => self.collapse = true,
+                    Body::Moved(Content::Leaf(_)) => moved += 1,
+                    Body::Moved(Content::Inner(_)) => (moved, self.inner_moved) = (moved + 1, true),
                     Body::Free | Body::Live(_) => splits += usize::from(!posted),
                 }
                 pending.push((index(child.id()), !posted));
@@ -97,6 +111,11 @@ impl Reached {
             self.split_beside_removal |= splits > 0 && removals > 0;
             self.split_above_removal |= splitting && removals > 0;
             self.two_removals |= removals > 1;
+            self.one_moved |= moved == 1;
+            self.two_moved |= moved == 2;
+            self.three_moved |= moved > 2;
+            self.moved_beside_split |= moved > 0 && splits > 0;
+            self.moved_beside_removal |= moved > 0 && removals > 0;
             let is_inner =
                 |child: &ChildWord| matches!(words[index(child.id())].content(), Some(Content::Inner(_)));
             self.inner_removal |= removals > 0 && inner.children.iter().any(is_inner);
@@ -185,7 +204,7 @@ impl Search<'_> {
 /// A reader that has arrived goes on or is done; a writer writes in its next step.
 fn arrive(memory: &Memory<'_, LEAF, INNER>, thread: &mut Thread) {
     let next = match thread.work {
-        Work::Put(_) | Work::Delete(_) => {
+        Work::Put(_) | Work::Delete(_) | Work::Pack(_) => {
             thread.arrived = true;
             return;
         }
@@ -208,7 +227,7 @@ fn write(memory: &Memory<'_, LEAF, INNER>, thread: &mut Thread, truth: &mut BTre
     thread.arrived = false;
     let (key, new) = match thread.work {
         Work::Put(key) => (key, leaf.with(key, Some(1))),
-        Work::Delete(key) => (key, leaf.with(key, None)),
+        Work::Delete(key) | Work::Pack(key) => (key, leaf.with(key, None)),
         Work::Get(_) | Work::Up | Work::Down => {
             unreachable!("readers are done when they arrive");
         }
@@ -222,7 +241,10 @@ fn write(memory: &Memory<'_, LEAF, INNER>, thread: &mut Thread, truth: &mut BTre
         Work::Put(_) => truth.insert(key, 1),
         _ => truth.remove(&key),
     };
-    if is_empty || is_over {
+    if let Work::Pack(key) = thread.work {
+        thread.visitor = Visitor::new(memory, Target::At(key), Care::Small);
+        thread.work = Work::Get(key);
+    } else if is_empty || is_over {
         // As if it came to read: what matters is what it repairs.
         thread.visitor = Visitor::new(memory, Target::At(key), Care::Empty);
         thread.work = Work::Get(key);
@@ -294,7 +316,7 @@ pub(super) fn search(
         .map(|work| {
             let (target, care) = match *work {
                 Work::Get(key) => (Target::At(key), Care::None),
-                Work::Put(key) | Work::Delete(key) => (Target::At(key), Care::Shape),
+                Work::Put(key) | Work::Delete(key) | Work::Pack(key) => (Target::At(key), Care::Shape),
                 Work::Up => (Target::At(0), Care::None),
                 Work::Down => (Target::Below(None), Care::None),
             };

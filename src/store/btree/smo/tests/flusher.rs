@@ -23,7 +23,7 @@ use crate::store::events::Event;
 
 type Model<'p> = Memory<'p, LEAF, INNER>;
 
-const IDS: usize = 40;
+const IDS: usize = 60;
 const TREE: u32 = 7;
 
 fn id(at: usize) -> PageId {
@@ -177,7 +177,7 @@ fn events_of(old: &[Ref], new: &[Ref]) -> Vec<Event> {
         }
         if let [only] = was[..]
             && matches!(old[index(only.id())].body, Body::Moved(_))
-            && after.content().is_some()
+            && at == 0
         {
             events.push(Event::Collapsed { tree: TREE, root: page, gone: now(&only) });
             continue;
@@ -190,6 +190,16 @@ fn events_of(old: &[Ref], new: &[Ref]) -> Vec<Event> {
             continue;
         }
         if matches!(after.body, Body::Moved(_)) {
+            continue;
+        }
+        let lost: Vec<ChildWord> = was.iter().filter(|child| !keeps(child)).map(now).collect();
+        if let Some(gone) = lost.first()
+            && matches!(old[index(gone.id())].body, Body::Moved(_))
+        {
+            let fresh = is.iter().find(|child| was.iter().all(|other| other.id() != child.id()));
+            let new = *fresh.expect("a new page has the place of what was packed");
+            let with = lost.get(1).copied();
+            events.push(Event::Packed { tree: TREE, parent: page, gone: *gone, with, new });
             continue;
         }
         for gone in was.iter().filter(|child| !keeps(child)) {
@@ -222,6 +232,8 @@ struct Run<'p> {
     /// Only bundles that are durable at once: a defect then shows earlier.
     room: usize,
     keys: Key,
+    /// Whether deletes pack what is small.
+    packs: bool,
 }
 
 impl<'p> Run<'p> {
@@ -244,6 +256,7 @@ impl<'p> Run<'p> {
         let room = random.random_range(4..24);
         // Few keys make ranges that come and go, many make tall trees.
         let keys = [12, 40][random.random_range(0..2)];
+        let packs = random.random_range(0..3) > 0;
         Self {
             world,
             shares,
@@ -257,6 +270,7 @@ impl<'p> Run<'p> {
             crashes: 0,
             room,
             keys,
+            packs,
         }
     }
 
@@ -405,6 +419,9 @@ impl<'p> Run<'p> {
             if is_empty || is_over {
                 self.visit(key, Care::Empty)?;
             }
+            if value.is_none() && self.packs {
+                self.visit(key, Care::Small)?;
+            }
             return Ok(());
         }
     }
@@ -486,7 +503,7 @@ fn each_rule_that_the_flusher_breaks_is_noticed() {
         FlushDefect::CleanByMistake,
     ];
     for defect in defects {
-        match search(0..60, Some(defect)) {
+        match search(0..400, Some(defect)) {
             Err((seed, wrong)) => {
                 println!("{defect:?}: seed {seed}: {}", wrong.lines().next().unwrap_or_default());
             }

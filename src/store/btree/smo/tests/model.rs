@@ -70,6 +70,23 @@ impl<const MAX: usize> Leaf for LeafMap<MAX> {
     fn from(&self, separator: &Key) -> Self {
         Self(self.0.iter().filter(|entry| entry.0 >= *separator).copied().collect())
     }
+
+    fn is_small(&self) -> bool {
+        is_small(self.0.len(), MAX)
+    }
+
+    fn joined(&self, right: &Self) -> Option<Self> {
+        is_fit(self.0.len() + right.0.len(), MAX).then(|| Self([&self.0[..], &right.0[..]].concat()))
+    }
+}
+
+/// Whether a page with so much of its target is to be packed.
+fn is_small(len: usize, most: usize) -> bool {
+    len <= (most / 4).max(1)
+}
+
+fn is_fit(len: usize, most: usize) -> bool {
+    len <= (most * 3 / 4).max(2)
 }
 
 impl<const MAX: usize> Inner for Children<MAX> {
@@ -133,6 +150,41 @@ impl<const MAX: usize> Inner for Children<MAX> {
         new.children.remove(at);
         new.separators.remove(at.saturating_sub(1));
         Some(Remainder::Some(new))
+    }
+
+    fn is_small(&self) -> bool {
+        is_small(self.children.len(), MAX)
+    }
+
+    fn joined(&self, separator: Key, right: &Self) -> Option<Self> {
+        is_fit(self.children.len() + right.children.len(), MAX).then(|| Self {
+            children: [&self.children[..], &right.children[..]].concat(),
+            separators: [&self.separators[..], &[separator], &right.separators[..]].concat(),
+        })
+    }
+
+    fn neighbours(&self, child: ChildWord) -> [Option<ChildWord>; 2] {
+        let Some(at) = self.children.iter().position(|other| *other == child) else { return [None; 2] };
+        [self.children.get(at + 1).copied(), at.checked_sub(1).map(|left| self.children[left])]
+    }
+
+    fn between(&self, left: ChildWord, right: ChildWord) -> Option<Key> {
+        let at = self.children.windows(2).position(|two| *two == [left, right])?;
+        Some(self.separators[at])
+    }
+
+    fn packed(&self, left: ChildWord, right: Option<ChildWord>, new: ChildWord) -> Option<Self> {
+        let at = self.children.iter().position(|other| *other == left)?;
+        let mut packed = self.clone();
+        packed.children[at] = new;
+        if let Some(right) = right {
+            if self.children.get(at + 1) != Some(&right) {
+                return None;
+            }
+            packed.children.remove(at + 1);
+            packed.separators.remove(at);
+        }
+        Some(packed)
     }
 }
 

@@ -30,6 +30,14 @@ fn deleted_keys_leave_no_pages() {
     assert!(pages_in_use(&tree) > 12_500);
     finish(&tree).expect("everything is visited");
     check(&tree, IDS, &[], &truth).expect("as it should be");
+    let full = pages_in_use(&tree);
+    for key in (0..KEYS).map(|at| at * 3_331 % KEYS).filter(|key| key % 10 > 0) {
+        write(&tree, key, None);
+    }
+    truth.retain(|key, _| key % 10 == 0);
+    let left = pages_in_use(&tree);
+    assert!(left * 4 < full, "{left} pages of {full} are left");
+    assert!(scan_down(&tree).into_iter().rev().eq(truth));
     for key in (0..KEYS).map(|at| at * 3_331 % KEYS) {
         write(&tree, key, None);
     }
@@ -75,10 +83,10 @@ fn a_child_word_keeps_id_and_epoch() {
 #[test]
 #[cfg(not(shuttle))]
 fn threads_of_the_machine_agree() {
-    use super::threads::{COLLAPSE, SPLIT_AND_REMOVE, Small, run};
-    for program in [SPLIT_AND_REMOVE, COLLAPSE] {
+    use super::threads::{COLLAPSE, PACK, SPLIT_AND_REMOVE, Small, run};
+    for program in [SPLIT_AND_REMOVE, COLLAPSE, PACK] {
         for _ in 0..10 {
-            run(Small::new(64, 60_000, None), program, 100);
+            run(Small::new(64, 200_000, None), program, 100);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is searched exhaustively, and what has to be found when a rule is broken.
 
 use super::super::defect::Defect;
-use super::exhaustive::Work::{Delete, Down, Get, Put, Up};
+use super::exhaustive::Work::{Delete, Down, Get, Pack, Put, Up};
 use super::exhaustive::{Reached, Work, search};
 use super::model::Key;
 
@@ -22,6 +22,12 @@ fn all_is_well(leaves: Leaves, spare: usize, programs: &[&[Work]]) -> Reached {
         all.inner_removal |= reached.inner_removal;
         all.collapse |= reached.collapse;
         all.reuse |= reached.reuse;
+        all.one_moved |= reached.one_moved;
+        all.two_moved |= reached.two_moved;
+        all.three_moved |= reached.three_moved;
+        all.moved_beside_split |= reached.moved_beside_split;
+        all.moved_beside_removal |= reached.moved_beside_removal;
+        all.inner_moved |= reached.inner_moved;
     }
     all
 }
@@ -96,6 +102,73 @@ fn an_id_is_used_again_under_visitors() {
     let programs: &[&[Work]] =
         &[&[Delete(10), Put(45), Get(10)], &[Delete(10), Put(45), Put(5)], &[Delete(10), Put(45), Up]];
     assert!(all_is_well(&[&[&[10], &[20], &[30, 40]]], 0, programs).reuse);
+}
+
+#[test]
+fn two_leaves_are_packed_under_visitors() {
+    let programs: &[&[Work]] = &[
+        &[Pack(11), Put(25), Get(20)],
+        &[Pack(11), Up],
+        &[Pack(11), Down],
+        &[Pack(11), Put(12)],
+        &[Pack(11), Put(32)],
+        &[Pack(11), Delete(20)],
+        &[Pack(11), Delete(10)],
+    ];
+    let reached = all_is_well(&[&[&[10, 11], &[20], &[30, 31]]], 4, programs);
+    assert!(reached.one_moved && reached.two_moved && reached.moved_beside_split);
+}
+
+#[test]
+fn neighbours_are_packed_with_either_side() {
+    let programs: &[&[Work]] = &[
+        &[Pack(11), Pack(21)],
+        &[Pack(21), Pack(31)],
+        &[Pack(11), Pack(31)],
+        &[Pack(11), Delete(30)],
+        &[Pack(21), Delete(10), Get(20)],
+    ];
+    let reached = all_is_well(&[&[&[10, 11], &[20], &[30]]], 6, programs);
+    assert!(reached.two_moved && reached.moved_beside_removal);
+}
+
+#[test]
+fn a_parent_splits_or_collapses_while_its_children_are_packed() {
+    let programs: &[&[Work]] = &[&[Pack(11), Put(45)], &[Pack(21), Put(45)]];
+    assert!(all_is_well(&[&[&[10], &[20], &[30, 31, 40]], &[&[50], &[60]]], 5, programs).two_moved);
+    let programs: &[&[Work]] = &[&[Pack(11), Put(12), Get(10)], &[Pack(11), Pack(21)]];
+    let reached = all_is_well(&[&[&[10], &[20]]], 5, programs);
+    assert!(reached.two_moved && reached.collapse);
+}
+
+#[test]
+fn inner_pages_are_packed_under_visitors() {
+    let programs: &[&[Work]] =
+        &[&[Pack(11), Put(21)], &[Pack(21), Up], &[Pack(31), Down], &[Pack(11), Get(30)]];
+    let reached = all_is_well(&[&[&[10]], &[&[20]], &[&[30]]], 8, programs);
+    assert!(reached.inner_moved && reached.two_moved && reached.collapse);
+}
+
+#[test]
+fn an_id_of_a_packed_page_is_used_again_under_visitors() {
+    let programs: &[&[Work]] = &[&[Pack(11), Put(32), Get(10)], &[Pack(11), Put(32), Up]];
+    assert!(all_is_well(&[&[&[10, 11], &[20], &[30, 31]]], 1, programs).reuse);
+}
+
+#[test]
+fn each_broken_rule_of_packing_is_noticed() {
+    let leaves: Leaves = &[&[&[10, 11], &[20], &[30, 31]]];
+    let found: [(Defect, &[Work]); 4] = [
+        (Defect::PackHalfFrozen, &[Pack(11), Put(25)]),
+        (Defect::PackUnmoved, &[Pack(11), Get(10)]),
+        (Defect::PackFreesEarly, &[Pack(11), Put(32)]),
+        (Defect::PostBlind, &[Pack(11), Put(32)]),
+    ];
+    for (defect, work) in found {
+        search(leaves, 3, work, None).unwrap_or_else(|wrong| panic!("{work:?}: {wrong}"));
+        let wrong = search(leaves, 3, work, Some(defect)).expect_err("the broken rule is noticed");
+        println!("{defect:?}: {}", wrong.lines().next().unwrap_or_default());
+    }
 }
 
 #[test]

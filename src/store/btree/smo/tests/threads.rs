@@ -48,6 +48,16 @@ pub(super) const COLLAPSE: Program = Program {
     ],
 };
 
+/// Neighbours become small together, and one of them is written to meanwhile.
+pub(super) const PACK: Program = Program {
+    stay: &[100, 200, 300, 400],
+    go: &[110, 210, 310, 410],
+    writers: [
+        &[(110, None), (120, Some(1)), (310, None), (320, Some(2)), (120, None), (320, None)],
+        &[(210, None), (220, Some(3)), (410, None), (230, Some(4)), (220, None), (230, None)],
+    ],
+};
+
 fn is_sorted(entries: &[(Key, u32)]) -> bool {
     entries.windows(2).all(|two| two[0].0 < two[1].0)
 }

@@ -159,6 +159,12 @@ fn changes_of_shape_are_told_and_ids_wait_for_the_keeper() {
                     gone.push(page);
                     ("removed", tree)
                 }
+                Event::Packed { tree, parent, gone: page, with, new } => {
+                    assert!(tree_pages.contains(&parent.get()));
+                    tree_pages.insert(new.id().get());
+                    gone.extend(std::iter::once(page).chain(with));
+                    ("packed", tree)
+                }
                 Event::Collapsed { tree, root: onto, gone: page } => {
                     assert_eq!(onto, root.root.id());
                     gone.push(page);
@@ -175,12 +181,16 @@ fn changes_of_shape_are_told_and_ids_wait_for_the_keeper() {
         hear(&mut known);
     }
     assert_eq!(known.len(), pages.pages_in_use(), "each page was told of");
-    for number in 0..30_000u32 {
-        let key = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
-        core.pin().write(root, &key, Change::Delete, &mut draw(&seq)).expect("room");
+    // First one leaf after the other, beside full ones, and then all together.
+    let mut keys: Vec<u32> = (0..30_000u32).map(|number| number.wrapping_mul(0x9e37_79b9)).collect();
+    keys[..].sort_unstable();
+    let (in_order, others) = keys.split_at_mut(5000);
+    others.sort_unstable_by_key(|key| key.reverse_bits());
+    for key in in_order.iter().chain(others.iter()) {
+        core.pin().write(root, &key.to_be_bytes(), Change::Delete, &mut draw(&seq)).expect("room");
         hear(&mut known);
     }
-    assert_eq!(kinds.len(), 6, "{kinds:?}");
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
     assert_eq!(known.len(), pages.pages_in_use(), "no id is released by the tree");
     let newest = seq.load(Ordering::Acquire);
     for page in &gone {

@@ -115,12 +115,12 @@ fn new_pages_have_ids_near_their_neighbours() {
 
 /// Memory for so many nodes, and so many more for those that make room.
 #[derive(Clone)]
-struct WithReserve(Arc<Blocks>);
+pub(super) struct WithReserve(pub(super) Arc<Blocks>);
 
-struct Blocks {
-    left: AtomicU64,
-    reserve: AtomicU64,
-    most_reserve: u64,
+pub(super) struct Blocks {
+    pub(super) left: AtomicU64,
+    pub(super) reserve: AtomicU64,
+    pub(super) most_reserve: u64,
 }
 
 fn take(left: &AtomicU64) -> bool {
