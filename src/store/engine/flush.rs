@@ -358,6 +358,12 @@ impl Flusher {
         self.dirty.len()
     }
 
+    /// What pages that are gone take on the namespace, in bytes: room as soon as the pages that
+    /// inherit from them are durable.
+    pub(in crate::store) fn gone_bytes(&self) -> u64 {
+        self.structure.gone_bytes()
+    }
+
     /// The bytes of pages that may have to be durable together: those whose shape changed, and
     /// those that are to inherit from pages that are gone. Each counts `least` bytes at least. As
     /// far as events are drained; those in bundles under way are left out.

@@ -28,6 +28,9 @@ use crate::store::pace::either;
 const BEAT: Duration = Duration::from_millis(10);
 /// and at least this often in any case. Whoever waits for it wakes it.
 const IDLE_BEAT: Duration = Duration::from_secs(1);
+/// Of what is used, pages that are gone may have this share, but so many bytes in any case.
+const GONE_SHARE: u64 = 4;
+const GONE_BYTES: u64 = 2 << 20;
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
 /// While writers wait for the log, or until less has to be durable together.
@@ -130,7 +133,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     async fn flush_what_is_due(&self, pace: &mut Pace, load: &Load) -> Result<bool> {
         let is_grown = self.shared.growth.is_reached();
         let is_crowded = self.shared.flusher().is_crowded();
-        let due = pace.beat(load, WORTHWHILE_BYTES).max(u64::from(is_crowded));
+        let due = pace.beat(load, WORTHWHILE_BYTES).max(u64::from(is_crowded)).max(self.due_for_room());
         let due = if is_grown { u64::MAX } else { due };
         if due == 0 {
             return Ok(false);
@@ -156,6 +159,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.shared.progress.tell();
         }
         Ok(false)
+    }
+
+    /// What is to be written because pages that are gone take too much room until then. (What has
+    /// inherited from them goes before all else.)
+    fn due_for_room(&self) -> u64 {
+        let gone = self.shared.flusher().gone_bytes();
+        let (used, ..) = self.shared.space.taken();
+        if gone > (used / GONE_SHARE).max(GONE_BYTES) { BUNDLE_BYTES as u64 } else { 0 }
     }
 
     /// Gives room to writes that asked for it.

@@ -83,6 +83,10 @@ impl<M: NodeMemory, H: DurableHomes> Pages for CorePages<'_, M, H> {
         }
     }
 
+    fn durable_bytes(&self, page: PageId) -> u64 {
+        self.homes.home(page).map_or(0, |(address, _)| address.len_bytes())
+    }
+
     fn capture(&self, page: PageId) -> Capture<Content> {
         let content = match self.core.pin().capture(page) {
             Ok(Kept::Page(content)) if self.is_home(page, content.place) => return Capture::Clean,

@@ -69,6 +69,9 @@ pub(in crate::store) trait Pages {
     /// The epoch of the newest durable image of `page`, whether it is in memory or not.
     fn durable(&self, page: PageId) -> Option<Epoch>;
 
+    /// What the newest durable image of a page that is in memory takes on the namespace, in bytes.
+    fn durable_bytes(&self, page: PageId) -> u64;
+
     /// All that the page holds at a moment of this call.
     ///
     /// **A write that is not in the image pushes `Dirty` after this call began**, and before its

@@ -59,6 +59,8 @@ pub(super) struct Gone {
     pub(super) from: Option<u64>,
     /// Its range is another page's now: rule 5.
     pub(super) is_removal: bool,
+    /// What its durable image takes until its id is free.
+    bytes: u64,
 }
 
 /// An inner page with so many children in flux goes first.
@@ -79,6 +81,8 @@ pub(super) struct Structure {
     crowds: BTreeMap<PageId, usize>,
     /// Those with a [`CROWD`].
     crowded: BTreeSet<PageId>,
+    /// What all pages that are gone take.
+    gone_bytes: u64,
 }
 
 /// Counted in tests: one page was looked at because of another.
@@ -164,8 +168,14 @@ impl Structure {
     pub(super) fn is_freed(&mut self, page: PageId) {
         self.leaves_flux(page);
         if let Some(gone) = self.gone.remove(&page) {
+            self.gone_bytes -= gone.bytes;
             gone.heirs.iter().for_each(|heir| take_from(&mut self.inherits, *heir, page));
         }
+    }
+
+    /// What pages that are gone take on the namespace until their heirs are durable.
+    pub(super) fn gone_bytes(&self) -> u64 {
+        self.gone_bytes
     }
 
     /// Inner pages with many children in flux.
@@ -273,8 +283,11 @@ impl Structure {
         // Another visitor's step may have been the one, long ago, and the id may be another page's.
         if pages.look(gone.id()) == Look::Gone(gone.epoch()) {
             let (heirs, let_go) = Default::default();
-            let new = Gone { tree, heirs, let_go, from: None, is_removal };
-            self.gone.entry(gone.id()).or_insert(new);
+            let bytes = pages.durable_bytes(gone.id());
+            if let Entry::Vacant(unknown) = self.gone.entry(gone.id()) {
+                unknown.insert(Gone { tree, heirs, let_go, from: None, is_removal, bytes });
+                self.gone_bytes += bytes;
+            }
             self.add_heir(gone.id(), heir);
         }
     }
@@ -325,7 +338,7 @@ impl Structure {
     #[cfg(test)]
     pub(super) fn knows_gone(&mut self, page: PageId, heir: PageId) {
         let (heirs, let_go) = Default::default();
-        self.gone.insert(page, Gone { tree: 1, heirs, let_go, from: None, is_removal: true });
+        self.gone.insert(page, Gone { tree: 1, heirs, let_go, from: None, is_removal: true, bytes: 0 });
         self.add_heir(page, heir);
     }
 

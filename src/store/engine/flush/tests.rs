@@ -52,6 +52,10 @@ impl Pages for Fake {
     }
 
     /// All pages below 50 are durable as they were first.
+    fn durable_bytes(&self, _: PageId) -> u64 {
+        0
+    }
+
     fn durable(&self, page: PageId) -> Option<Epoch> {
         (page < id(50)).then_some(Epoch::FIRST)
     }

@@ -114,6 +114,10 @@ impl Pages for World<'_> {
         image.content().map(|_| image.epoch)
     }
 
+    fn durable_bytes(&self, _: PageId) -> u64 {
+        0
+    }
+
     fn capture(&self, page: PageId) -> Capture<Ref> {
         let word = self.word(page);
         self.listed.borrow_mut()[index(page)] = false;
