@@ -146,7 +146,9 @@ impl<M: NodeMemory> Pin<'_, M> {
             let draw = |must_list| self.draw(tree, leaf, must_list, numbers);
             match leaf.node.area().write(&entry, patience.wait(), draw) {
                 Written::Live(seq) => {
-                    self.tidy(tree, key, leaf.node, change, before);
+                    if change == Change::Delete || before.is_some() {
+                        self.tidy(tree, key, leaf.node, change, before);
+                    }
                     return Ok(seq);
                 }
                 Written::Aborted(_) => patience.aborted(),
@@ -196,7 +198,9 @@ impl<M: NodeMemory> Pin<'_, M> {
                 Ok(reserved) => {
                     let draw = |must_list| self.draw(tree, leaf, must_list, numbers);
                     if let Written::Live(seq) = Reserved::finish(reserved, patience.wait(), draw) {
-                        self.tidy(tree, key, leaf.node, change, before);
+                        if change == Change::Delete || before.is_some() {
+                            self.tidy(tree, key, leaf.node, change, before);
+                        }
                         return Ok(Some(seq));
                     }
                     patience.aborted();
@@ -281,6 +285,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     ///
     /// Without room, or if a page is not in memory, the leaf stays as it is until another write
     /// comes by.
+    #[inline(never)]
     fn tidy(&self, tree: TreeRoot, key: &[u8], leaf: NodeRef<'_>, change: Change<'_>, before: Option<usize>) {
         let is_delete = change == Change::Delete;
         let is_empty = is_delete
