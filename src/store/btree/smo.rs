@@ -48,11 +48,11 @@
 //! A [child word](page::ChildWord) is an id and an epoch. A page has no fence keys: **its range is
 //! what its parents say**. From this follows all that is simple here:
 //!
-//! 1. A page's epoch grows by one when its range shrinks (a split) or ends (a removal, a collapse of
-//!    the root into its only child, or because it is packed). When its range *grows*, because a
-//! neighbour was    removed, its epoch and its word stay. A visitor that still believes in the
-//! smaller range is    right about all of that; a scan leaves out what is beyond the range that it
-//! believes in, and    comes for it with its next descent.
+//! 1. A page's epoch grows by one when its range shrinks (a split) or ends (a removal, a collapse
+//!    of the root into its only child, or because it is packed). When its range *grows*, because a
+//!    neighbour was removed, its epoch and its word stay. A visitor that still believes in the
+//!    smaller range is right about all of that; a scan leaves out what is beyond the range that it
+//!    believes in, and comes for it with its next descent.
 //! 2. A page's epoch is at most one more than its parent says: who changes it came with its own
 //!    epoch, so the change before is posted.
 //! 3. A page that is one ahead is not changed until that is posted. Its word says what to post, and
@@ -140,10 +140,10 @@
 //! - **Between C1 and C2** the root cannot change: only its child's changes change it.
 //! - **Between M1 and M4** the parent may change, and split: A and B may then be under different
 //!   parents, and each is replaced alone. A neighbour may be removed, and A takes its range; the
-//! new   page then has it. A and B may each be packed with another neighbour that is moved too. B
-//! may   have changed before M2: then A is replaced alone, which costs a page's copy and no more.
-//! - **Before R3, C3 or M5** the id belongs to nobody; who did R2, C2 or M4 owes the step. If it died, the
-//!   id is found by the next walk of the mapping: removed, and no parent has it.
+//!   new page then has it. A and B may each be packed with another neighbour that is moved too. B
+//!   may have changed before M2: then A is replaced alone, which costs a page's copy and no more.
+//! - **Before R3, C3 or M5** the id belongs to nobody; who did R2, C2 or M4 owes the step. If it
+//!   died, the id is found by the next walk of the mapping: removed, and no parent has it.
 //! - **Free ids** are used again at once: every child word that anybody remembers has an epoch at
 //!   least two below the new page's. 2^24 changes of one id would have to pass under one visit to
 //!   make them equal. (Nodes need a grace period, ids do not: in memory. See below for the device.)
@@ -183,16 +183,16 @@
 //! 3. *The child is one ahead at most.* A page that the durable tree does not reach, or whose epoch
 //!    is two more than its durable parent says, is written with its parent (or with the page whose
 //!    pending split names it). So a page keeps its pending split until the parent is durable.
-//! 4. *A page goes when the parent is durable without it.* Neither *removed* nor *moved* is ever written. The
-//!    bundle of the parent without R (of the root after C2, of the parent after M4) says in its
-//! trailer that the id is free    and with which epoch, and only when it is durable the id is: R3,
-//! C3 and M5 wait for that. Until    then R's last image stands under the parent's, and the log has
-//! what emptied it: The flusher hears of R2, C2 and M4 before they are done, makes R's oldest
-//! number that is not durable the parent's if it is smaller, and hands on the ids that R itself
-//! owes.    After M4 the new page inherits as the parent does: it goes with the parent, by rules 2
-//! and 3,    and what it hands on when it is split in between is what the log still has to keep.
-//! R's newest number also becomes the parent's (W1): the log that deleted R's keys is durable
-//! before a parent without R.
+//! 4. *A page goes when the parent is durable without it.* Neither *removed* nor *moved* is ever
+//!    written. The bundle of the parent without R (of the root after C2, of the parent after M4)
+//!    says in its trailer that the id is free and with which epoch, and only when it is durable the
+//!    id is: R3, C3 and M5 wait for that. Until then R's last image stands under the parent's, and
+//!    the log has what emptied it: The flusher hears of R2, C2 and M4 before they are done, makes
+//!    R's oldest number that is not durable the parent's if it is smaller, and hands on the ids
+//!    that R itself owes. After M4 the new page inherits as the parent does: it goes with the
+//!    parent, by rules 2 and 3, and what it hands on when it is split in between is what the log
+//!    still has to keep. R's newest number also becomes the parent's (W1): the log that deleted R's
+//!    keys is durable before a parent without R.
 //! 5. *A range has its new owner before that is written.* R2 marks the node of the parent (a split
 //!    hands the mark to both halves, C2 to the root) until it is durable. A page is written with,
 //!    or after, each of its ancestors that has the mark. The flusher meets them on its way down to
@@ -222,8 +222,8 @@
 //!
 //! **Not settled here**: runs (`docs/store-design.md`, 4.4). A run may have old entries of a
 //! removed leaf's range that the new owner's `complete_to` does not cover. Until that is modelled,
-//! a family with runs removes no leaf, an inner page with runs is not packed, and a run flush
-//! leaves out what R2 took from its family.
+//! a family with runs removes no leaf, an inner page with runs is not packed, and
+//! a run flush leaves out what R2 took from its family.
 //!
 //! # How it is checked
 //!

@@ -286,12 +286,15 @@ impl<M: NodeMemory> Pin<'_, M> {
         let is_empty = is_delete
             && leaf.area().taken() >= LeafImage::of_verified(leaf.image()).len()
             && merge::is_empty(leaf);
-        let is_gone = is_empty && self.visit(&Pinned::new(self, tree), at(key), Care::Empty).is_ok();
+        if is_empty {
+            let _ = self.visit(&Pinned::new(self, tree), at(key), Care::Empty);
+        }
         // Once for each image: what an area has more or less is seen when there is the next one.
         let is_shorter = |before| is_delete || leaf.image().len() < before;
         let is_root = leaf.child() == tree.root;
         let is_small = before.is_some_and(is_shorter) && is_small_leaf(leaf) && !is_root;
-        if is_gone || is_small {
+        // Where a leaf went the pages above may have become small, whatever has its range now.
+        if is_empty || is_small {
             // Nobody needs it: it is not for the reserve.
             let pinned = Pinned::new(self, tree).in_room(Room::Ordinary);
             let _ = self.visit(&pinned, at(key), Care::Small);

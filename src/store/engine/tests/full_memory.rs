@@ -39,9 +39,10 @@ async fn emptied_without_memory(disk: Disk) -> Result<()> {
     }
     store.checkpoint().await.expect("a checkpoint");
     let mut number = 0;
-    for key in 0_u32..20 {
-        // Each leaf has two keys.
-        if key % 10 == 2 {
+    // Each leaf has two keys, and a new node when the first of them is deleted.
+    for key in (0_u32..20).step_by(2).chain((1..20).step_by(2)) {
+        if key == 1 {
+            store.core.collect();
             take_all_from(&store, 1024);
         }
         let deleted = store.write(catalog(), &key.to_be_bytes(), Change::Delete, Durability::None).await;
