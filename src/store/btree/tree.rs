@@ -97,8 +97,11 @@ impl State {
     }
 }
 
-/// The longest key and value together that a leaf takes, in bytes.
-const MAX_ENTRY_BYTES: usize = MAX_LEAF_VALUE_BYTES + 16;
+/// The longest key and value together that a leaf takes, in bytes. A short key may have a longer
+/// value: a page of such has a short separator to its right.
+const MAX_ENTRY_BYTES: usize = MAX_KEY_BYTES + 1008;
+/// The longest of short keys, in bytes.
+const SHORT_KEY_BYTES: usize = 16;
 
 /// What a key has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +127,8 @@ impl<'v> Change<'v> {
         match self {
             _ if key.len() > MAX_KEY_BYTES => Err(Refusal::KeyTooLong),
             Self::Put(value)
-                if value.len() > MAX_LEAF_VALUE_BYTES || key.len() + value.len() > MAX_ENTRY_BYTES =>
+                if value.len() > MAX_LEAF_VALUE_BYTES
+                    || key.len() > SHORT_KEY_BYTES && key.len() + value.len() > MAX_ENTRY_BYTES =>
             {
                 Err(Refusal::ValueTooLong)
             }

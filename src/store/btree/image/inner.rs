@@ -152,6 +152,24 @@ impl<'a> InnerImage<'a> {
         (index + 1 < self.len()).then(|| self.separator(index))
     }
 
+    pub(super) fn separators(&self) -> &SortedKeys<'a> {
+        &self.separators
+    }
+
+    /// The rests of these separators, which lie one behind the other.
+    pub(super) fn rests(&self, range: &Range<usize>) -> &'a [u8] {
+        let at = |index| match index < self.separators.len() {
+            true => self.separators.slot(index).0,
+            false => self.tail().0,
+        };
+        &self.content[at(range.start)..at(range.end)]
+    }
+
+    /// The words of these children, as they lie there.
+    pub(super) fn child_bytes(&self, range: &Range<usize>) -> &'a [u8] {
+        self.children[range.clone()].as_flattened()
+    }
+
     /// The index and the word of the child that holds `key`. The child's bounds are
     /// [`InnerImage::upper`] of the index and of the one before: a point read does not need them,
     /// and to look at them is a miss of the cache.

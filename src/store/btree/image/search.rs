@@ -114,6 +114,10 @@ impl<'a> SortedKeys<'a> {
         self.heads.len()
     }
 
+    pub(super) fn prefix_len(&self) -> usize {
+        self.prefix.len()
+    }
+
     #[inline]
     pub(super) fn head(&self, index: usize) -> u32 {
         u32::from_le_bytes(self.heads[index])

@@ -9,7 +9,7 @@ use super::merge::{self, merged};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
     Branch, Edit, Entry, IMAGE_BYTES, InnerBuilder, InnerImage, InnerParts, KeyParts, LEAF_TARGET_BYTES,
-    LeafBuilder, MAX_KEY_BYTES, SplitPoint, inner_split_point,
+    LeafBuilder, MAX_KEY_BYTES, PatchedInner, SplitPoint, inner_split_point,
 };
 use crate::store::btree::node::NodeRef;
 use crate::store::btree::smo::{Inner, Leaf, Remainder, Route, Split, Target};
@@ -233,6 +233,11 @@ impl<'g> InnerContent<'g> {
         self.newest
     }
 
+    /// Whether a page without changes that are under way has just these bytes.
+    pub(super) fn is_as_it_lies(&self) -> bool {
+        self.image().parts().changes.is_empty()
+    }
+
     /// The separator between the children `index` and `index + 1`.
     fn key(&self, index: usize) -> Separator<'g> {
         match &self.bytes {
@@ -261,6 +266,18 @@ impl<'g> InnerContent<'g> {
         let mut content = vec![0; builder.size_bytes()];
         builder.write(&mut content);
         Self { bytes: InnerBytes::Built(Rc::new(content)), level, newest }
+    }
+
+    /// The content with an edit of its children.
+    fn edited(&self, edit: Edit<'_>) -> Self {
+        let image = self.image();
+        let parts = Self::parts(&image);
+        let Some(patched) = PatchedInner::new(image, edit, parts) else {
+            return Self::build(self.level, self.newest, image.edited(edit), parts);
+        };
+        let mut content = vec![0; patched.size_bytes()];
+        patched.write(&mut content);
+        Self { bytes: InnerBytes::Built(Rc::new(content)), level: self.level, newest: self.newest }
     }
 
     /// Runs and range tombstones, without changes that are under way.
@@ -338,7 +355,7 @@ impl<'g> Inner for InnerContent<'g> {
             separator: split.separator.parts(),
             right: split.right,
         };
-        Some(Self::build(self.level, self.newest, image.edited(edit), InnerContent::parts(&image)))
+        Some(self.edited(edit))
     }
 
     fn without(&self, child: ChildWord) -> Option<Remainder<Self>> {
@@ -350,8 +367,7 @@ impl<'g> Inner for InnerContent<'g> {
         // The range goes to the left neighbour, or to the right one if it is the first.
         let left = at.saturating_sub(1);
         let heir = image.child(if at == 0 { 1 } else { left });
-        let branches = image.edited(Edit::Remove { index: left, child: heir });
-        Some(Remainder::Some(Self::build(self.level, self.newest, branches, InnerContent::parts(&image))))
+        Some(Remainder::Some(self.edited(Edit::Remove { index: left, child: heir })))
     }
 
     fn is_small(&self) -> bool {
@@ -395,15 +411,11 @@ impl<'g> Inner for InnerContent<'g> {
     fn packed(&self, left: ChildWord, right: Option<ChildWord>, new: ChildWord) -> Option<Self> {
         let image = self.image();
         let at = InnerContent::place(&image, left)?;
-        let parts = InnerContent::parts(&image);
         let Some(right) = right else {
-            let mut branches: Vec<Branch<'_>> = image.branches(0..image.len()).collect();
-            branches[at].child = new;
-            return Some(Self::build(self.level, self.newest, branches.into_iter(), parts));
+            return Some(self.edited(Edit::Replace { index: at, child: new }));
         };
         self.between(left, right)?;
-        let branches = image.edited(Edit::Remove { index: at, child: new });
-        Some(Self::build(self.level, self.newest, branches, parts))
+        Some(self.edited(Edit::Remove { index: at, child: new }))
     }
 }
 

@@ -209,6 +209,12 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
                 let (entries, range) = leaf.entries();
                 self.built_leaf(like, LeafBuilder::new(entries[range].iter().copied(), &section))
             }
+            Some(Content::Inner(inner)) if section.is_empty() && inner.is_as_it_lies() => {
+                let bytes = inner.image().content();
+                let mut node = self.pin.build_in(self.room, &Shape { image_len: bytes.len(), ..like })?;
+                node.image_mut().copy_from_slice(bytes);
+                Some(node)
+            }
             Some(Content::Inner(inner)) => {
                 let image = inner.image();
                 let parts = InnerParts { changes: &section, ..InnerContent::parts(&image) };

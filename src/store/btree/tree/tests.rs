@@ -180,6 +180,32 @@ fn the_longest_records_split_as_others_do() {
     assert!(forwards(&core, root).is_empty());
 }
 
+/// The same of the longest values, with short ones between them.
+#[test]
+fn the_longest_values_split_as_others_do() {
+    let pages = pages(1);
+    let core = pages.attach().expect("a core");
+    let root = core.new_tree(1).expect("room");
+    let seq = AtomicU64::new(0);
+    let mut draw = draw(&seq);
+    let key = |number: u32| [&[1; SHORT_KEY_BYTES - 4][..], &number.to_be_bytes()].concat();
+    let len = |number: u32| if number % 3 == 0 { 5 } else { MAX_LEAF_VALUE_BYTES };
+    for round in 0..3 {
+        for number in 0..300u32 {
+            let number = number * 7 % 300;
+            let value = vec![round; len(number)];
+            core.pin().write(root, &key(number), Change::Put(&value), &mut draw).expect("room");
+        }
+    }
+    let all = forwards(&core, root);
+    assert_eq!(all.len(), 300);
+    assert!((0..).zip(&all).all(|(number, (_, found))| *found == vec![2; len(number)]));
+    for number in 0..300 {
+        core.pin().write(root, &key(number), Change::Delete, &mut draw).expect("room");
+    }
+    assert!(forwards(&core, root).is_empty());
+}
+
 /// Both halves of a split are used: also if keys are much longer than what tells them apart.
 #[test]
 fn leaves_are_half_full_after_ascending_inserts() {

@@ -74,6 +74,35 @@ impl Sections {
     }
 }
 
+/// Most edits copy what lies beside them; one that changes the prefix does not.
+#[test]
+fn all_edits_but_those_that_change_the_prefix_copy_rows() {
+    let children: Vec<ChildWord> = (0..100).map(word).collect();
+    let separators: Vec<Vec<u8>> = (1..100u32).map(|at| [b"key", &at.to_be_bytes()[..]].concat()).collect();
+    let image = build(branches(&children, &separators), InnerParts::default());
+    let inner = InnerImage::of_verified(&image);
+    for index in 0..children.len() {
+        let (left, right) = (word(500), word(501));
+        let separator = [b"key", &(index as u32).to_be_bytes()[..], b"more"].concat();
+        let mut edits = vec![
+            Edit::Replace { index, child: left },
+            Edit::Split { index, left, separator: KeyParts::whole(&separator), right },
+        ];
+        if index + 1 < children.len() {
+            edits.push(Edit::Remove { index, child: left });
+        }
+        for edit in edits {
+            let patched = PatchedInner::new(inner, edit, inner.parts()).expect("the prefix is the same");
+            let mut content = vec![0xff; patched.size_bytes()];
+            patched.write(&mut content);
+            assert_eq!(content, build(inner.edited(edit), inner.parts()), "{edit:?}");
+        }
+    }
+    let separator = KeyParts::whole(b"a");
+    let edit = Edit::Split { index: 0, left: word(500), separator, right: word(501) };
+    assert!(PatchedInner::new(inner, edit, inner.parts()).is_none());
+}
+
 proptest! {
     #[test]
     fn a_page_has_what_it_was_built_from((children, separators) in tree(), full in any::<bool>()) {
@@ -145,6 +174,11 @@ proptest! {
         };
         let edited = build(inner.edited(edit), inner.parts());
         prop_assert!(InnerImage::parse(&edited, 1).is_ok());
+        if let Some(patched) = PatchedInner::new(inner, edit, inner.parts()) {
+            let mut content = vec![0xff; patched.size_bytes()];
+            patched.write(&mut content);
+            prop_assert_eq!(&content, &edited);
+        }
         prop_assert_eq!(&edited, &build(branches(&children, &separators), InnerParts::default()));
         if kind == 0 {
             let mut replaced = image.clone();

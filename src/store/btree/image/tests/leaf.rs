@@ -205,11 +205,12 @@ fn the_separator_is_short_where_it_can_be() {
 fn sizes_are_those_of_the_design() {
     assert_eq!(LEAF_TARGET_BYTES + crate::store::pages::PAGE_HEADER_BYTES, 4096);
     let (key, value) = (vec![9; MAX_KEY_BYTES], vec![1; MAX_LEAF_VALUE_BYTES]);
-    let keys = [KeyParts::whole(&key[1..]), KeyParts::whole(&key)];
-    let entry =
-        |key| Entry { kind: EntryKind::Value, number: Some(1), expiry_ms: Some(1), key, value: &value };
-    let image = build(keys.into_iter().map(entry), &changes());
-    assert!(image.len() <= IMAGE_BYTES, "{}", image.len());
+    let long_keys = [KeyParts::whole(&key[1..]), KeyParts::whole(&key)];
+    for (keys, value) in [(&long_keys[..], &value[..1008]), (&[KeyParts::whole(&key[..16])], &value)] {
+        let entry = |key| Entry { kind: EntryKind::Value, number: Some(1), expiry_ms: Some(1), key, value };
+        let image = build(keys.iter().copied().map(entry), &changes());
+        assert!(image.len() <= IMAGE_BYTES, "{}", image.len());
+    }
 }
 
 /// More heads than are counted at once.
