@@ -65,6 +65,8 @@ pub mod net;
 pub mod observe;
 mod pci_address;
 mod reactor;
+// Models are of the parts below the store.
+#[cfg(not(any(loom, shuttle)))]
 pub mod redis;
 pub mod rt;
 pub mod sim;

@@ -34,117 +34,70 @@
 //! - `db`, `tree`, `cursor`, `txn`, `commit`, `options`, `stats`: the interface.
 //! - `engine`: ties the parts together and does the I/O. Read its head first.
 //! - `btree`: pages in memory. `overlay`: what the log has and the trees do not have yet. `wal`:
-//!   order and log. `pages`: what lies where. `cache`: memory. `reclaim`: when memory may be used
-//!   again. `events`: what a core tells the keeper. `growth`: what has to become durable together.
-//!   `word`, `codec`: bits and bytes. `failure`: an error that is said again and again.
+//!   order and log. `pages`: what lies where. `flush`: which pages are written together. `cache`:
+//!   memory. `reclaim`: when memory may be used again. `events`: what a core tells the keeper.
+//!   `growth`: what has to become durable together. `word`, `codec`: bits and bytes. `failure`: an
+//!   error that is said again and again.
 //! - `env`, `pace`: what it needs of the world, and how its tasks let others run.
 
+#![cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the format has more than is written yet, and tests look inside"
+    )
+)]
+
 mod atomic;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod btree;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod cache;
 mod codec;
+#[cfg(not(any(loom, shuttle)))]
 mod commit;
+#[cfg(not(any(loom, shuttle)))]
 mod cursor;
+#[cfg(not(any(loom, shuttle)))]
 mod db;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
+#[cfg(not(any(loom, shuttle)))]
 mod engine;
 mod env;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod events;
 mod failure;
+mod flush;
 mod growth;
 mod options;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod overlay;
 mod pace;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod pages;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod reclaim;
+#[cfg(not(any(loom, shuttle)))]
 mod stats;
+#[cfg(not(any(loom, shuttle)))]
 mod tree;
+#[cfg(not(any(loom, shuttle)))]
 mod txn;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod wal;
-#[cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the format has more than is written yet, and tests look inside"
-    )
-)]
 mod word;
 
+#[cfg(not(any(loom, shuttle)))]
 pub use commit::Commit;
+#[cfg(not(any(loom, shuttle)))]
 pub use cursor::Cursor;
+#[cfg(not(any(loom, shuttle)))]
 pub use db::Db;
+#[cfg(not(any(loom, shuttle)))]
 pub use engine::transaction::{Reading, Transaction as Txn};
+#[cfg(not(any(loom, shuttle)))]
 pub use engine::verify::{Finding, Report as VerifyReport};
 pub use env::{Env, RtEnv};
 pub use options::{
     Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_CACHE_BYTES,
     MIN_NAMESPACE_BYTES, Options, WriteOptions,
 };
+#[cfg(not(any(loom, shuttle)))]
 pub use stats::Stats;
+#[cfg(not(any(loom, shuttle)))]
 pub use tree::Tree;
 
 /// The decoders of the store, for the fuzzer: there is no such module in any other build.

@@ -20,7 +20,6 @@
 //! | `pending` | keys of a large transaction: writers wait |
 //! | `dying` | clears and removes trees; the task that takes their content apart |
 //! | `collect` | gets back the memory of cores that are idle |
-//! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`streams`] | which segment each stream of bundles fills |
 //! | [`checkpoint`] | writes map, segment table and superblock |
 //! | [`superblocks`] | reads and writes the four copies; the mark of a format |
@@ -32,8 +31,8 @@
 //! | `trees`, `registry` | trees by name, their catalog, and what of it is in memory |
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
-//! lies where), `cache` (memory), `overlay` (what the log had), `events` (what a core tells the
-//! keeper). Bytes are in `docs/disk-format.md`; reasons, and what comes later, are in
+//! lies where), `flush` (which pages go to the namespace, in which bundles), `cache` (memory),
+//! `overlay` (what the log had), `events` (what a core tells the keeper). Bytes are in `docs/disk-format.md`; reasons, and what comes later, are in
 //! `docs/store-design.md`.
 //!
 //! One idea runs through all of it: **an operation of the tree never waits.** It ends with a miss
@@ -117,84 +116,44 @@
 //! For a fresh store `open.rs` (`format`) prepares the log instead of 2 and 3, and a checkpoint
 //! takes the place of 4.
 
-#[cfg(not(any(loom, shuttle)))]
 mod change;
-#[cfg(not(any(loom, shuttle)))]
 mod checkpoint;
-#[cfg(not(any(loom, shuttle)))]
 mod clean;
-#[cfg(not(any(loom, shuttle)))]
 mod collect;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod core_store;
-#[cfg(not(any(loom, shuttle)))]
 mod counts;
-#[cfg(not(any(loom, shuttle)))]
 mod defect;
-#[cfg(not(any(loom, shuttle)))]
 mod drain;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod dying;
-#[cfg(not(any(loom, shuttle)))]
 mod evict;
-pub(super) mod flush;
-#[cfg(not(any(loom, shuttle)))]
 mod grow;
-#[cfg(not(any(loom, shuttle)))]
 mod handle;
-#[cfg(not(any(loom, shuttle)))]
 mod hollow;
-#[cfg(not(any(loom, shuttle)))]
 mod in_flight;
-#[cfg(not(any(loom, shuttle)))]
 mod keeper;
-#[cfg(not(any(loom, shuttle)))]
 mod lengths;
-#[cfg(not(any(loom, shuttle)))]
 mod loads;
-#[cfg(not(any(loom, shuttle)))]
 mod log;
-#[cfg(not(any(loom, shuttle)))]
 mod log_limit;
-#[cfg(not(any(loom, shuttle)))]
 mod meters;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod open;
-#[cfg(not(any(loom, shuttle)))]
 mod operations;
-#[cfg(not(any(loom, shuttle)))]
 mod overlays;
-#[cfg(not(any(loom, shuttle)))]
 mod pending;
-#[cfg(not(any(loom, shuttle)))]
 mod random;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod registry;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod scan;
-#[cfg(not(any(loom, shuttle)))]
 mod signal;
-#[cfg(not(any(loom, shuttle)))]
 mod space;
-#[cfg(not(any(loom, shuttle)))]
 mod stall;
-#[cfg(not(any(loom, shuttle)))]
 mod state;
-#[cfg(not(any(loom, shuttle)))]
 mod streams;
-#[cfg(not(any(loom, shuttle)))]
 mod superblocks;
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(test)]
 mod tests;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod transaction;
-#[cfg(not(any(loom, shuttle)))]
 mod trees;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod update;
-#[cfg(not(any(loom, shuttle)))]
 mod values;
-#[cfg(not(any(loom, shuttle)))]
 pub(super) mod verify;
-#[cfg(not(any(loom, shuttle)))]
 mod write_back;

@@ -1,7 +1,7 @@
 //! How far the trees may be ahead of what the namespace knows of their shape.
 //!
 //! Pages that came to be, or changed shape, one from another may have to be durable together
-//! ([`flush`](crate::store::engine::flush)), and what one batch of the log can name has an end. The
+//! ([`flush`](crate::store::flush)), and what one batch of the log can name has an end. The
 //! keeper writes such pages early; but while it waits for the device, writers split pages as fast
 //! as they can. So each core counts the pages that it makes a part of such a set, when it
 //! [tells](crate::store::events) of them, and writers wait while these may fill a group of bundles.

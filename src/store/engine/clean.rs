@@ -8,7 +8,7 @@
 //! | the page is | in the first pass | in the second, or when segments are short |
 //! |---|---|---|
 //! | cold, or in memory and clean | moved | moved |
-//! | in memory and changed | [wanted](super::flush::Flusher::want): it is written anew | moved |
+//! | in memory and changed | [wanted](crate::store::flush::Flusher::want): it is written anew | moved |
 //! | removed, and its id is not free yet | moved | moved |
 //! | in a bundle under way | left | left |
 //!
@@ -53,7 +53,6 @@ use self::victims::{Victim, supply};
 use super::checkpoint::{map_bytes, map_segments, segments_of};
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
-use super::flush::{Look, Pages};
 use super::state::PageState;
 use super::streams::{BundleLoad, Written};
 use super::write_back::SEGMENTS_PER_BUNDLE;
@@ -63,6 +62,7 @@ use crate::mem::DmaBuf;
 use crate::store::btree::{CorePages, Lookup};
 use crate::store::codec::to_usize;
 use crate::store::env::Env;
+use crate::store::flush::{Look, Pages};
 use crate::store::pages::{
     Lying, Origin, Page, PageHeader, PageKind, STEP_BYTES, Temperature, Walked, parse_page, walk,
 };

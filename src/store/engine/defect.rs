@@ -1,7 +1,7 @@
 //! Promises that the engine breaks on purpose, so that the simulation of crashes proves that it
 //! would notice. A test sets them for its thread, on which all of its virtual cores are.
 
-use super::flush::FlushDefect;
+use crate::store::flush::FlushDefect;
 use crate::store::pages::PagesDefect;
 use crate::store::wal::WalDefect;
 

@@ -13,7 +13,6 @@ use super::clean::Cleaned;
 use super::core_store::{CoreStore, Duty};
 use super::defect::{Defects, EngineDefect};
 use super::drain::AGAIN;
-use super::flush::{Load, Pace, Reason};
 use super::stall::Watch;
 use super::state::PageState;
 use super::write_back::{Flushed, PAGE_BYTES};
@@ -22,6 +21,7 @@ use crate::error::{Error, Outcome, Result};
 use crate::store::btree::CorePages;
 use crate::store::env::Env;
 use crate::store::events::Event;
+use crate::store::flush::{Load, Pace, Reason};
 use crate::store::pace::either;
 
 /// The keeper looks whether something is due at least this often while others write,

@@ -43,13 +43,13 @@ pub(super) mod account;
 
 use self::account::MAX_ASKS;
 use super::core_store::CoreStore;
-use super::flush::Reason;
 use super::operations::Look;
 use super::state::PageState;
 use crate::block::Namespace;
 use crate::error::{ErrorKind, Result};
 use crate::store::btree::{Change, TreeRoot, ValueReference};
 use crate::store::env::Env;
+use crate::store::flush::Reason;
 
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// Whether a write adds nothing to the store: there is a value under its key already, which is

@@ -36,7 +36,6 @@ use std::time::Duration;
 
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
-use super::flush::Load;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::{Instant, yield_now};
@@ -44,6 +43,7 @@ use crate::store::btree::{CorePages, Refusal};
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::events::Event;
+use crate::store::flush::Load;
 use crate::store::pace::either;
 
 /// Nothing moves for so long: then nothing will.

@@ -9,7 +9,6 @@
 use super::core_store::CoreStore;
 use super::counts::{Count, count};
 use super::defect::{Defects, EngineDefect};
-use super::flush::{BundleId, Captured as PageOf, Next, Pages, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
 use super::streams::{BundleLoad, BundleRoom, NoPlace, Written};
 use crate::block::Namespace;
@@ -18,6 +17,7 @@ use crate::store::btree::{Captured, CorePages, DurableHomes, Home, Homes, Instal
 use crate::store::cache::Room;
 use crate::store::env::Env;
 use crate::store::events::Event;
+use crate::store::flush::{BundleId, Captured as PageOf, Next, Pages, Plan, Reason, Room as FlushRoom};
 use crate::store::pages::{
     Compression, Origin, PageFlags, PageHeader, PageKind, Temperature, Trailer, expiry_seconds,
 };

@@ -9,7 +9,7 @@ use crate::store::btree::image::{InnerImage, LeafImage};
 use crate::store::btree::miss::Miss;
 use crate::store::btree::node::{NodeMemory, NodeRef};
 use crate::store::btree::nodes::{Core, Pin};
-use crate::store::engine::flush::{Capture, Captured, Live, Look, Pages};
+use crate::store::flush::{Capture, Captured, Live, Look, Pages};
 use crate::store::pages::PAGE_HEADER_BYTES;
 use crate::store::word::{ColdAddress, Epoch, GRANULE_BYTES, PageId, SecondWord};
 

@@ -189,7 +189,7 @@ fn the_longest_values_split_as_others_do() {
     let seq = AtomicU64::new(0);
     let mut draw = draw(&seq);
     let key = |number: u32| [&[1; SHORT_KEY_BYTES - 4][..], &number.to_be_bytes()].concat();
-    let len = |number: u32| if number % 3 == 0 { 5 } else { MAX_LEAF_VALUE_BYTES };
+    let len = |number: u32| if number.is_multiple_of(3) { 5 } else { MAX_LEAF_VALUE_BYTES };
     for round in 0..3 {
         for number in 0..300u32 {
             let number = number * 7 % 300;

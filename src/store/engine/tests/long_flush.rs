@@ -1,7 +1,7 @@
 //! What the flusher does for the pages of one long value: so much for each, however many there are.
 
 use super::*;
-use crate::store::engine::flush::STEPS;
+use crate::store::flush::STEPS;
 
 /// How many pages the flusher looks at because of another, for each KiB of a value that is written,
 /// made durable, and then deleted; and for each until it is reclaimed.

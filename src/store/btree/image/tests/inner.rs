@@ -81,9 +81,9 @@ fn all_edits_but_those_that_change_the_prefix_copy_rows() {
     let separators: Vec<Vec<u8>> = (1..100u32).map(|at| [b"key", &at.to_be_bytes()[..]].concat()).collect();
     let image = build(branches(&children, &separators), InnerParts::default());
     let inner = InnerImage::of_verified(&image);
-    for index in 0..children.len() {
+    for (index, number) in (0..children.len()).zip(0_u32..) {
         let (left, right) = (word(500), word(501));
-        let separator = [b"key", &(index as u32).to_be_bytes()[..], b"more"].concat();
+        let separator = [b"key", &number.to_be_bytes()[..], b"more"].concat();
         let mut edits = vec![
             Edit::Replace { index, child: left },
             Edit::Split { index, left, separator: KeyParts::whole(&separator), right },

@@ -16,10 +16,10 @@ use super::super::visit::{Care, Step, Visitor};
 use super::audit::{check, finish, try_write};
 use super::exhaustive::{INNER, LEAF, Ref, SPARE};
 use super::model::{Key, Memory, ModelPage, Pages as Shares, index};
-use crate::store::engine::flush::{
+use crate::store::events::Event;
+use crate::store::flush::{
     BundleId, Capture, Captured, FlushDefect, Flusher, Live, Look, Next, Pages, Plan, Reason, Room,
 };
-use crate::store::events::Event;
 
 type Model<'p> = Memory<'p, LEAF, INNER>;
 

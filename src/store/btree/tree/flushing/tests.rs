@@ -13,8 +13,8 @@ use super::*;
 use crate::store::btree::node::ProcessMemory;
 use crate::store::btree::nodes::Nodes;
 use crate::store::btree::tree::{Change, Numbers, TreeRoot};
-use crate::store::engine::flush::{BundleId, FlushDefect, Flusher, Next, Plan, Reason, Room};
 use crate::store::events::{Event, Events, Sink};
+use crate::store::flush::{BundleId, FlushDefect, Flusher, Next, Plan, Reason, Room};
 use crate::store::word::ChildWord;
 
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::run_caught;
 use crate::store::engine::defect::{Defects, EngineDefect};
-use crate::store::engine::flush::FlushDefect;
+use crate::store::flush::FlushDefect;
 use crate::store::pages::PagesDefect;
 use crate::store::wal::WalDefect;
 
