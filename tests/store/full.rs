@@ -55,7 +55,7 @@ async fn free(db: &TestDb, tree: &TestTree, model: &mut Model, random: &mut StdR
             "delete of one key".to_owned()
         }
         1 | 2 => {
-            let count = random.random_range(2..=model.len());
+            let count = random.random_range(1..=model.len());
             let doomed: Vec<Vec<u8>> = model.keys().cloned().choose_multiple(random, count);
             let keys: Vec<_> = doomed.iter().map(|key| (tree, key.as_slice())).collect();
             let deleted = db.transact(&keys, WriteOptions::default().divisible(true), |txn| {

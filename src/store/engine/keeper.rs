@@ -334,11 +334,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.shared.flusher().log_start(next.min(overlaid), &pages, &mut take)
     }
 
-    /// Looks how much may have to be durable together, and lets writers go on, or wait. Any core
-    /// may do that.
+    /// Looks how much may have to be durable together, if what was counted says that writers have to
+    /// wait, and perhaps lets them go on. Any core may do that.
     pub(super) fn look_at_growth(&self) {
         let growth = &self.shared.growth;
-        let was_reached = growth.is_reached();
+        // A look takes time in proportion to the pages that changed shape.
+        if !growth.is_reached() {
+            return;
+        }
         let told = growth.told();
         {
             let least = self.shared.state().streams.least_page_bytes();
@@ -350,7 +353,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             growth.saw(told, flusher.growth_bytes(&pages, least) as u64);
         }
-        if was_reached && !growth.is_reached() {
+        if !growth.is_reached() {
             self.shared.progress.tell();
         }
     }

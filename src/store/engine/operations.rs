@@ -230,10 +230,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// What a write has to wait for, if anything.
     fn must_wait(&self) -> Result<Option<Count>> {
         self.shared.check_writable("write to store")?;
-        if self.shared.growth.is_reached() {
-            // It may be much less than what was counted.
-            self.look_at_growth();
-        }
+        // It may be much less than what was counted.
+        self.look_at_growth();
         let why = match (self.shared.log_limit.is_reached(), self.shared.growth.is_reached()) {
             (false, false) => return Ok(None),
             (true, _) => Count::LogWaits,

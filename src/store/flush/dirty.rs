@@ -30,6 +30,10 @@ pub(super) struct DirtyPages {
 impl DirtyPages {
     /// Adds a page; what was known of it is widened.
     pub(super) fn add(&mut self, page: PageId, dirt: Dirt) {
+        let known = self.pages.get(&page);
+        if known.is_some_and(|old| *old == Dirt { from: old.from, ..dirt } && old.from <= dirt.from) {
+            return;
+        }
         let from = self.take(page).map_or(dirt.from, |old| old.from.min(dirt.from));
         self.pages.insert(page, Dirt { from, ..dirt });
         self.order.insert((dirt.parent, page));
