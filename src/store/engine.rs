@@ -32,8 +32,8 @@
 //!
 //! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
 //! lies where), `flush` (which pages go to the namespace, in which bundles), `cache` (memory),
-//! `overlay` (what the log had), `events` (what a core tells the keeper). Bytes are in `docs/disk-format.md`; reasons, and what comes later, are in
-//! `docs/store-design.md`.
+//! `overlay` (what the log had), `events` (what a core tells the keeper). Bytes are in
+//! `docs/disk-format.md`; reasons, and what comes later, are in `docs/store-design.md`.
 //!
 //! One idea runs through all of it: **an operation of the tree never waits.** It ends with a miss
 //! or a refusal and has changed nothing; the engine loads, or makes room, and calls it again.

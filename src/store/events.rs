@@ -38,8 +38,8 @@ pub(in crate::store) enum Event {
     Split { tree: u32, page: PageId, new: ChildWord },
     /// S2: `parent` is about to state the epoch that `page` has after its split, and `new`.
     Posted { tree: u32, parent: PageId, page: ChildWord, new: ChildWord },
-    /// `root` is about to become the parent of its two halves.
-    RootSplit { tree: u32, root: PageId, left: ChildWord, right: ChildWord },
+    /// `root` is about to become the parent of its two halves. They are leaves if it was one.
+    RootSplit { tree: u32, root: PageId, left: ChildWord, right: ChildWord, are_leaves: bool },
     /// R2: `parent` is about to be without `gone`, or to be removed itself, or, as a root, to be an
     /// empty leaf. `gone` has the epoch of the removed page.
     Removed { tree: u32, parent: PageId, gone: ChildWord },

@@ -226,7 +226,7 @@ impl Flusher {
                 let parent = self.dirty.get(page).map_or(page, |dirt| dirt.parent);
                 self.make_dirty(new.id(), tree, parent, self.from(page))
             }
-            Event::RootSplit { tree, root, left, right } => {
+            Event::RootSplit { tree, root, left, right, .. } => {
                 let from = self.from(root);
                 let left = self.make_dirty(left.id(), tree, root, from);
                 self.make_dirty(right.id(), tree, root, from) || left
@@ -362,6 +362,11 @@ impl Flusher {
     /// inherit from them are durable.
     pub(in crate::store) fn gone_bytes(&self) -> u64 {
         self.structure.gone_bytes()
+    }
+
+    /// How many pages are gone whose ids are not free.
+    pub(in crate::store) fn gone_count(&self) -> usize {
+        self.structure.gone.len()
     }
 
     /// The bytes of pages that may have to be durable together: those whose shape changed, and

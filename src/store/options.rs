@@ -96,7 +96,7 @@ impl Options {
         Self { durability, ..self }
     }
 
-    /// Sets how long the log may become, in bytes; 64 MiB by default. It is at most a 32nd of the
+    /// Sets how long the log may become, in bytes; 128 MiB by default. It is at most a 32nd of the
     /// store, or three segments of it where that is more; for a large transaction it may be longer
     /// for a while. When it is half as long as it may be, a checkpoint lets what is not needed any
     /// more go. It bounds the time that recovery takes, and the size of a transaction, which is a
@@ -129,7 +129,7 @@ impl Default for Options {
         Self {
             format: false,
             durability: Durability::Interval(Duration::from_secs(1)),
-            log_bytes: 64 << 20,
+            log_bytes: 128 << 20,
             cache_bytes: 256 << 20,
             identity: None,
         }

@@ -31,6 +31,9 @@ const IDLE_BEAT: Duration = Duration::from_secs(1);
 /// Of what is used, pages that are gone may have this share, but so many bytes in any case.
 const GONE_SHARE: u64 = 4;
 const GONE_BYTES: u64 = 2 << 20;
+/// And there may be so many: each costs time at every bundle, though it may have been short-lived
+/// and take no room.
+const GONE_PAGES: usize = 256;
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
 /// While writers wait for the log, or until less has to be durable together.
@@ -161,12 +164,16 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(false)
     }
 
-    /// What is to be written because pages that are gone take too much room until then. (What has
-    /// inherited from them goes before all else.)
+    /// What is to be written because pages that are gone take too much room until then, or are too
+    /// many. (What has inherited from them goes before all else.)
     fn due_for_room(&self) -> u64 {
-        let gone = self.shared.flusher().gone_bytes();
+        let (bytes, pages) = {
+            let flusher = self.shared.flusher();
+            (flusher.gone_bytes(), flusher.gone_count())
+        };
         let (used, ..) = self.shared.space.taken();
-        if gone > (used / GONE_SHARE).max(GONE_BYTES) { BUNDLE_BYTES as u64 } else { 0 }
+        let is_due = bytes > (used / GONE_SHARE).max(GONE_BYTES) || pages > GONE_PAGES;
+        if is_due { BUNDLE_BYTES as u64 } else { 0 }
     }
 
     /// Gives room to writes that asked for it.
@@ -334,8 +341,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         self.shared.flusher().log_start(next.min(overlaid), &pages, &mut take)
     }
 
-    /// Looks how much may have to be durable together, if what was counted says that writers have to
-    /// wait, and perhaps lets them go on. Any core may do that.
+    /// If what was counted says that writers have to wait, looks how much may really have to be
+    /// durable together, and perhaps lets them go on. Any core may do that.
     pub(super) fn look_at_growth(&self) {
         let growth = &self.shared.growth;
         // A look takes time in proportion to the pages that changed shape.

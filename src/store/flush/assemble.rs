@@ -293,7 +293,11 @@ impl Flusher {
     }
 
     fn heirs_in<C>(&self, set: &Set<C>) -> impl Iterator<Item = PageId> {
-        self.structure.heirs().map(|(heir, _)| heir).filter(|heir| set.contains(*heir))
+        let has_few = self.structure.heir_count() < set.len();
+        let heirs = has_few.then(|| self.structure.heirs().map(|(heir, _)| heir)).into_iter().flatten();
+        let written = (!has_few).then(|| set.pages()).into_iter().flatten();
+        let heirs = heirs.filter(|heir| set.contains(*heir));
+        heirs.chain(written.filter(|page| self.structure.is_heir(*page)))
     }
 
     /// Captures a page into a set. One that is in it already is captured anew.
@@ -403,7 +407,9 @@ impl Flusher {
             let mut known = known.borrow_mut();
             *known.entry(heir).or_insert_with(|| set.contains(heir) || pages.is_clean(heir))
         };
-        let gone = self.structure.gone.keys().copied();
+        // Others have no heir that was not durable before. One that was written too early for a page
+        // is written again.
+        let gone = self.structure.all_gone_to(self.heirs_in(set)).into_iter();
         let gone = gone.filter(|page| !self.under_way.contains_key(page));
         let gone = gone.filter(|page| set.stated(*page).is_none() || alone);
         let gone = gone.filter(|page| alone || self.structure.is_free(*page, &is_written, pages));

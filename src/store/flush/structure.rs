@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | `Split` | both | the new page may be a parent, or an heir, wherever the old one is |
 //! | `Posted` | both, if they were split before the store was opened | the parent is one of both |
-//! | `RootSplit` | both halves, below the root | the halves may be parents and heirs, wherever the root is |
+//! | `RootSplit` | both halves, below the root | the halves may be parents and heirs, wherever the root is, unless they are leaves |
 //! | `Removed` | – | the page is gone, and the parent its heir, as it is of all whose heir is gone with it |
 //! | `Collapsed` | – | the same; the root may be a parent wherever the page was |
 //! | `Packed` | the new page, below the parent | the pages are gone, and the parent their heir; the new page may be a parent, or an heir, wherever they were |
@@ -192,6 +192,20 @@ impl Structure {
         self.inherits.contains_key(&page)
     }
 
+    /// How many pages are heirs.
+    pub(super) fn heir_count(&self) -> usize {
+        self.inherits.len()
+    }
+
+    /// The pages that are gone and have one of these heirs, or one that is gone and has.
+    pub(super) fn all_gone_to(&self, heirs: impl Iterator<Item = PageId>) -> BTreeSet<PageId> {
+        let (mut all, mut left) = (BTreeSet::new(), heirs.collect::<Vec<_>>());
+        while let Some(heir) = left.pop() {
+            left.extend(self.gone_to(heir).map(|(page, _)| page).filter(|page| all.insert(*page)));
+        }
+        all
+    }
+
     /// The pages that are gone and have this heir.
     pub(super) fn gone_to(&self, heir: PageId) -> impl Iterator<Item = (PageId, &Gone)> {
         let gone = self.inherits.get(&heir).into_iter().flatten();
@@ -296,7 +310,9 @@ impl Structure {
     fn relate(&mut self, event: &Event, pages: &impl Pages) -> bool {
         let (from, to) = match *event {
             Event::Dirty { .. } | Event::Posted { .. } => return false,
-            // Leaves are nobody's parents and nobody's heirs.
+            // Leaves are nobody's parents, and lead to nothing that is gone. (What collapsed into the
+            // root is in both, which rule 2 wants beside the root.)
+            Event::RootSplit { are_leaves: true, .. } => return false,
             Event::Split { page, .. } if matches!(pages.look(page), Look::Live(live) if live.level == 0) => {
                 return false;
             }
@@ -320,7 +336,9 @@ impl Structure {
             index.get(&from).into_iter().flatten().copied().collect()
         };
         for page in pages_of(&self.below) {
-            if self.is_below_another(page, from, pages) {
+            // One that is gone is written no more, and needs no parent for that.
+            let is_gone = matches!(pages.look(page), Look::Gone(_));
+            if is_gone || self.is_below_another(page, from, pages) {
                 continue;
             }
             for to in to.into_iter().filter(|to| *to != page) {

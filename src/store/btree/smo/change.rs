@@ -124,7 +124,8 @@ pub(in crate::store::btree) fn root_split<M: Mapping>(
     right: ChildWord,
 ) -> bool {
     let inner = M::Inner::pair(left, root.live::<M>().separator(), right);
-    mapping.tell(Event::RootSplit { tree: mapping.tree(), root: root.child.id(), left, right });
+    let are_leaves = matches!(root.live::<M>(), Content::Leaf(_));
+    mapping.tell(Event::RootSplit { tree: mapping.tree(), root: root.child.id(), left, right, are_leaves });
     mapping.replace(root.child.id(), &root.page, root.page.with_content(Content::Inner(inner)))
 }
 

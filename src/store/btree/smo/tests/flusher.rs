@@ -186,7 +186,8 @@ fn events_of(old: &[Ref], new: &[Ref]) -> Vec<Event> {
         if let [left, right] = is[..]
             && !was.iter().any(|child| keeps(&child))
         {
-            events.push(Event::RootSplit { tree: TREE, root: page, left, right });
+            let are_leaves = matches!(before.content(), Some(Content::Leaf(_)));
+            events.push(Event::RootSplit { tree: TREE, root: page, left, right, are_leaves });
             continue;
         }
         if matches!(after.body, Body::Moved(_)) {

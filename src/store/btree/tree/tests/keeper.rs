@@ -149,7 +149,7 @@ fn changes_of_shape_are_told_and_ids_wait_for_the_keeper() {
                     }
                     ("posted", tree)
                 }
-                Event::RootSplit { tree, root: split, left, right } => {
+                Event::RootSplit { tree, root: split, left, right, .. } => {
                     assert_eq!(split, root.root.id());
                     tree_pages.extend([left.id().get(), right.id().get()]);
                     ("root split", tree)
