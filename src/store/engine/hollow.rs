@@ -211,6 +211,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(self.shared.space.taken().2 > before)
     }
 
+    /// Whether free segments have blocks that nothing needs.
+    pub(super) fn has_blocks_to_spare(&self) -> bool {
+        self.namespace.info().sparse && !self.lacks(1, (self.portion_bytes(), KEPT_SEGMENTS))
+    }
+
     /// Gives back what an emptied segment has, unless it would be missing.
     ///
     /// # Errors
@@ -220,7 +225,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         let geometry = self.shared.state().owner.geometry;
         let info = self.namespace.info();
         if info.sparse {
-            if self.lacks(1, (self.portion_bytes(), KEPT_SEGMENTS)) {
+            if !self.has_blocks_to_spare() {
                 // It may have lost some that were never written.
                 match allocate(&self.namespace, geometry, segment).await {
                     Ok(()) => {

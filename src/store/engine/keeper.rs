@@ -3,8 +3,9 @@
 //! One core of a store has it. It wakes up by a signal, or after [`BEAT`], and then does what is
 //! due, in this order: room that writes asked for, what else was asked for, changes of shape that
 //! others left half done, pages for which somebody waits for memory, pages that hold back the log,
-//! cleaning that these owe, a checkpoint when the log is half full. How a bundle is written is in
-//! [`write_back`](super::write_back), and why it always comes to that in [`stall`](super::stall).
+//! cleaning that these owe, a checkpoint when the log is half full or much room waits for one. How
+//! a bundle is written is in [`write_back`](super::write_back), and why it always comes to that in
+//! [`stall`](super::stall).
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::store::env::Env;
 use crate::store::events::Event;
 use crate::store::flush::{Load, Pace, Reason};
 use crate::store::pace::either;
+use crate::time::Instant;
 
 /// The keeper looks whether something is due at least this often while others write,
 const BEAT: Duration = Duration::from_millis(10);
@@ -34,6 +36,8 @@ const GONE_BYTES: u64 = 2 << 20;
 /// And there may be so many: each costs time at every bundle, though it may have been short-lived
 /// and take no room.
 const GONE_PAGES: usize = 256;
+/// So many bytes may wait for a checkpoint in any case, or the same share.
+const WAITING_BYTES: u64 = 16 << 20;
 /// Pages of so many bytes go into one bundle: capturing them takes some 50 µs.
 const BUNDLE_BYTES: usize = 128 << 10;
 /// While writers wait for the log, or until less has to be durable together.
@@ -105,24 +109,19 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     // A bit of the log is worth a checkpoint only if it will be full soon.
                     let is_urgent = load.log_used * 8 > load.log_limit * 7;
                     let is_worthwhile = is_urgent || eighths >= WORTHWHILE_EIGHTHS;
-                    if is_worthwhile && self.env.now() >= not_before {
-                        match self.load_overlaid_frames().await {
-                            Ok(()) if self.make_room(0).await? => {
-                                self.take_checkpoint(false).await?;
-                                self.shared.progress.tell();
-                                continue;
-                            }
-                            Ok(()) => {}
-                            Err(error) => {
-                                tracing::warn!("{}: no checkpoint for now: {error}", self.shared.name);
-                                not_before = self.env.now() + AGAIN;
-                            }
-                        }
+                    if is_worthwhile && self.checkpoint_if_possible(&mut not_before).await? {
+                        continue;
                     }
                 } else if load.log_used >= was_long + load.log_limit / 8 {
                     was_long = load.log_used;
                     self.shared.overlay.carry_on();
                 }
+            }
+            if is_through
+                && self.has_much_to_give_back()
+                && self.checkpoint_if_possible(&mut not_before).await?
+            {
+                continue;
             }
             if !has_flushed {
                 let before = std::mem::replace(&mut next_number, self.log.log().next_number());
@@ -130,6 +129,34 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 either(self.shared.keeper.wait(), self.env.sleep(beat)).await;
             }
         }
+    }
+
+    /// Takes a checkpoint, unless what it needs could not be read a moment ago.
+    async fn checkpoint_if_possible(&self, not_before: &mut Instant) -> Result<bool> {
+        if self.env.now() < *not_before {
+            return Ok(false);
+        }
+        match self.load_overlaid_frames().await {
+            Ok(()) if self.make_room(0).await? => {
+                self.take_checkpoint(false).await?;
+                self.shared.progress.tell();
+                return Ok(true);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!("{}: no checkpoint for now: {error}", self.shared.name);
+                *not_before = self.env.now() + AGAIN;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether so much room waits for a checkpoint that it is worth one, though the log is short.
+    fn has_much_to_give_back(&self) -> bool {
+        let (used, ..) = self.shared.space.taken();
+        let state = self.shared.state();
+        let waiting = state.segments.waiting_count() as u64 * u64::from(state.owner.geometry.segment);
+        waiting > (used / GONE_SHARE).max(WAITING_BYTES)
     }
 
     /// Writes pages if some are due, and cleans what that owes. Whether it wrote some.

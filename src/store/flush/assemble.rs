@@ -407,8 +407,8 @@ impl Flusher {
             let mut known = known.borrow_mut();
             *known.entry(heir).or_insert_with(|| set.contains(heir) || pages.is_clean(heir))
         };
-        // Others have no heir that was not durable before. One that was written too early for a page
-        // is written again.
+        // Others have no heir that was not durable before. One that was written too early for a
+        // page is written again.
         let gone = self.structure.all_gone_to(self.heirs_in(set)).into_iter();
         let gone = gone.filter(|page| !self.under_way.contains_key(page));
         let gone = gone.filter(|page| set.stated(*page).is_none() || alone);

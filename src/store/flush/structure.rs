@@ -310,8 +310,8 @@ impl Structure {
     fn relate(&mut self, event: &Event, pages: &impl Pages) -> bool {
         let (from, to) = match *event {
             Event::Dirty { .. } | Event::Posted { .. } => return false,
-            // Leaves are nobody's parents, and lead to nothing that is gone. (What collapsed into the
-            // root is in both, which rule 2 wants beside the root.)
+            // Leaves are nobody's parents, and lead to nothing that is gone. (What collapsed into
+            // the root is in both, which rule 2 wants beside the root.)
             Event::RootSplit { are_leaves: true, .. } => return false,
             Event::Split { page, .. } if matches!(pages.look(page), Look::Live(live) if live.level == 0) => {
                 return false;

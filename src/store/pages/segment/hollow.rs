@@ -31,6 +31,13 @@ impl Segments {
         self.hollow.unknown.append(&mut self.free);
     }
 
+    /// A free segment that has blocks, to be trimmed as one that was emptied: the last one.
+    pub(in crate::store) fn take_free(&mut self) -> Option<u32> {
+        let segment = self.free.pop_last()?;
+        self.change(segment).state = State::Trimming;
+        Some(segment)
+    }
+
     /// Whether segments may be hollow, now or later.
     pub(in crate::store) fn is_sparse(&self) -> bool {
         self.hollow.is_sparse

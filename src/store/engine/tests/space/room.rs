@@ -25,7 +25,7 @@ async fn fill_and_overwrite(store: &Store, kept: &mut Kept, random: &mut StdRng)
 #[test]
 fn cleaning_makes_the_log_no_longer_and_leaves_segments_to_others() {
     let disk = Disk::new(MemoryOptions::disk(10 << 20), 1);
-    let (mut kept, mut random) = (Kept::new(), StdRng::seed_from_u64(18));
+    let (mut kept, mut random) = (Kept::new(), StdRng::seed_from_u64(19));
     session(&disk, End::Killed, &Shape::USUAL, &mut kept, async |store, kept| {
         fill_and_overwrite(store, kept, &mut random).await;
         let (batch, before) = (next_batch(store).await, moves());
