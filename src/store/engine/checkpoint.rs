@@ -336,11 +336,6 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.give_back(segment).await?;
             count(Count::Trims);
         }
-        // Those that came to be free while the store had more.
-        while self.has_blocks_to_spare() {
-            let Some(segment) = self.shared.state().segments.take_free() else { break };
-            self.give_back(segment).await?;
-        }
         self.segments_came();
         Ok(())
     }

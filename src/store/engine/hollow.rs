@@ -211,8 +211,22 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         Ok(self.shared.space.taken().2 > before)
     }
 
+    /// Gives back what free segments have that nothing needs: those that came to be free while the
+    /// store had more. Not while others write, who may be about to ask for it.
+    ///
+    /// # Errors
+    ///
+    /// The device's code.
+    pub(super) async fn give_back_what_is_spare(&self) -> Result<()> {
+        while self.has_blocks_to_spare() {
+            let Some(segment) = self.shared.state().segments.take_free() else { break };
+            self.give_back(segment).await?;
+        }
+        Ok(())
+    }
+
     /// Whether free segments have blocks that nothing needs.
-    pub(super) fn has_blocks_to_spare(&self) -> bool {
+    fn has_blocks_to_spare(&self) -> bool {
         self.namespace.info().sparse && !self.lacks(1, (self.portion_bytes(), KEPT_SEGMENTS))
     }
 

@@ -126,6 +126,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if !has_flushed {
                 let before = std::mem::replace(&mut next_number, self.log.log().next_number());
                 beat = if before == next_number { (beat * 2).min(IDLE_BEAT) } else { BEAT };
+                if beat == IDLE_BEAT {
+                    self.give_back_what_is_spare().await?;
+                }
                 either(self.shared.keeper.wait(), self.env.sleep(beat)).await;
             }
         }
