@@ -219,8 +219,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// The device's code.
     pub(super) async fn give_back_what_is_spare(&self) -> Result<()> {
         while self.has_blocks_to_spare() {
+            let before = self.shared.state().segments.hollow_count();
             let Some(segment) = self.shared.state().segments.take_free() else { break };
             self.give_back(segment).await?;
+            if self.shared.state().segments.hollow_count() <= before {
+                // It was the last one that could be spared, and is kept.
+                break;
+            }
         }
         Ok(())
     }
