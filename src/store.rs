@@ -1,9 +1,9 @@
 //! The store: named, ordered trees of byte strings on a [`Namespace`](crate::block::Namespace).
 //!
-//! A [`Db`] belongs to one core. [`Tree`]s give get, put, delete and ranges; [`Db::transact`]
-//! changes several keys at once. Every write says how durable it is to be ([`Durability`]);
-//! whatever a crash takes away, what is left is a prefix of the history of writes. Reads see writes
-//! as soon as they are applied, also before they are durable.
+//! A [`Db`] belongs to one core, and [`SharedDb`] gives other cores theirs. [`Tree`]s give get, put,
+//! delete and ranges; [`Db::transact`] changes several keys at once. Every write says how durable it
+//! is to be ([`Durability`]); whatever a crash takes away, what is left is a prefix of the history of
+//! writes. Reads see writes as soon as they are applied, also before they are durable.
 //!
 //! ```
 //! use boson::store::{Db, WriteOptions};
@@ -31,7 +31,7 @@
 //! `docs/disk-format.md` is the format, and `docs/store-design.md` the reasons. The parts, from the
 //! outside in:
 //!
-//! - `db`, `tree`, `cursor`, `txn`, `commit`, `options`, `stats`: the interface.
+//! - `db`, `shared`, `tree`, `cursor`, `txn`, `commit`, `options`, `stats`: the interface.
 //! - `engine`: ties the parts together and does the I/O. Read its head first.
 //! - `btree`: pages in memory. `overlay`: what the log has and the trees do not have yet. `wal`:
 //!   order and log. `pages`: what lies where. `flush`: which pages are written together. `cache`:
@@ -72,6 +72,8 @@ mod pace;
 mod pages;
 mod reclaim;
 #[cfg(not(any(loom, shuttle)))]
+mod shared;
+#[cfg(not(any(loom, shuttle)))]
 mod stats;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;
@@ -95,6 +97,8 @@ pub use options::{
     Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_CACHE_BYTES,
     MIN_NAMESPACE_BYTES, Options, WriteOptions,
 };
+#[cfg(not(any(loom, shuttle)))]
+pub use shared::SharedDb;
 #[cfg(not(any(loom, shuttle)))]
 pub use stats::Stats;
 #[cfg(not(any(loom, shuttle)))]

@@ -13,6 +13,7 @@ use super::engine::transaction::{Key, Reading, Transaction};
 use super::engine::verify::Report as VerifyReport;
 use super::env::{Env, RtEnv};
 use super::options::{Durability, MAX_TREE_NAME_BYTES, Options, WriteOptions};
+use super::shared::SharedDb;
 use super::stats::Stats;
 use super::tree::{Named, Tree};
 use crate::block::{AnyNamespace, Namespace};
@@ -20,8 +21,9 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// A store on a [`Namespace`], in an environment that gives it tasks and time.
 ///
-/// A handle is cheap to clone and belongs to one core. When the last one is dropped the store is
-/// closed in the background; [`Db::close`] waits for that.
+/// A handle is cheap to clone and belongs to one core; [`Db::shared`] brings the store to others.
+/// When the last handle of the core that opened the store is dropped, it is closed in the
+/// background; [`Db::close`] waits for that.
 pub struct Db<E: Env = RtEnv, N: Namespace = AnyNamespace> {
     opened: Rc<Opened<E, N>>,
 }
@@ -50,12 +52,14 @@ struct Opened<E: Env, N: Namespace> {
     durability: Durability,
     /// The trees for which there are handles, or were.
     trees: RefCell<HashMap<Box<str>, Rc<Named>>>,
+    /// This core has opened it, and has not attached to what another one opened.
+    is_opener: bool,
 }
 
 impl<E: Env, N: Namespace> Drop for Opened<E, N> {
     /// Closes the store behind the last handle.
     fn drop(&mut self) {
-        if self.store.is_open() {
+        if self.is_opener && self.store.is_open() {
             let store = Rc::clone(&self.store);
             self.store.env().spawn("store close", async move {
                 if let Err(error) = store.close().await {
@@ -123,8 +127,21 @@ impl<E: Env, N: Namespace> Db<E, N> {
     /// - Otherwise the device's own code.
     pub async fn open_on(env: E, namespace: N, options: Options) -> Result<Self> {
         let store = open(env, namespace, &options).await?;
-        let opened = Opened { store, durability: options.durability, trees: RefCell::default() };
-        Ok(Self { opened: Rc::new(opened) })
+        Ok(Self::of(store, options.durability, true))
+    }
+
+    fn of(store: Rc<CoreStore<E, N>>, durability: Durability, is_opener: bool) -> Self {
+        Self { opened: Rc::new(Opened { store, durability, trees: RefCell::default(), is_opener }) }
+    }
+
+    /// A further core's first handle.
+    pub(super) fn attached(store: Rc<CoreStore<E, N>>, durability: Durability) -> Self {
+        Self::of(store, durability, false)
+    }
+
+    /// The store, for further cores to attach to.
+    pub fn shared(&self) -> SharedDb {
+        SharedDb::new(&self.store().shared, self.opened.durability)
     }
 
     pub(super) fn store(&self) -> &Rc<CoreStore<E, N>> {

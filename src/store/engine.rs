@@ -17,6 +17,7 @@
 //! | `grow` | a namespace that grows |
 //! | `hollow` | a file system below it that may be full |
 //! | `overlays`, `drain` | what the log has and the trees do not; the task that brings it into them |
+//! | `latches` | keys that a step writes: other cores wait |
 //! | `pending` | keys of a large transaction: writers wait |
 //! | `dying` | clears and removes trees; the task that takes their content apart |
 //! | `collect` | gets back the memory of cores that are idle |
@@ -131,6 +132,7 @@ mod handle;
 mod hollow;
 mod in_flight;
 mod keeper;
+mod latches;
 mod lengths;
 mod loads;
 mod log;

@@ -9,6 +9,7 @@ use super::counts::{Count, count};
 use super::defect::Defects;
 use super::dying::lost::Dying;
 use super::in_flight::Loads;
+use super::latches::Latches;
 use super::lengths::{Lengths, LengthsOfCore};
 use super::log::{CoreDriver, LogDriver};
 use super::log_limit::{KeptForCore, LogLimit};
@@ -55,6 +56,8 @@ pub(in crate::store) struct Shared {
     wanted: Mutex<Vec<PageId>>,
     /// What the log has and the trees do not.
     pub(super) overlay: Overlays,
+    /// Of keys that a step writes.
+    pub(super) latches: Latches,
     /// Keys of a large transaction that is not decided.
     pub(super) pending: Pending,
     trees: Mutex<Trees>,
@@ -122,6 +125,10 @@ impl Requests {
 }
 
 impl Shared {
+    pub(in crate::store) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn new(
         name: String,
         (memory, nodes): (CacheMemory, Arc<Nodes<CacheMemoryOfCore>>),
@@ -150,6 +157,7 @@ impl Shared {
             flusher: Mutex::new(Flusher::new(log_start, Defects::now().flush)),
             wanted: Mutex::default(),
             overlay: Overlays::default(),
+            latches: Latches::default(),
             pending: Pending::default(),
             trees: Mutex::default(),
             lengths: Lengths::default(),
@@ -296,7 +304,7 @@ impl Shared {
     }
 
     /// The error for who wants to write to a store that has failed, or is being closed.
-    pub(super) fn check_writable(&self, operation: &'static str) -> Result<()> {
+    pub(in crate::store) fn check_writable(&self, operation: &'static str) -> Result<()> {
         if !self.may_refuse.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -367,7 +375,7 @@ pub(super) fn closed(operation: &'static str) -> Error {
 
 /// One core's part of a store.
 pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
-    pub(super) shared: Arc<Shared>,
+    pub(in crate::store) shared: Arc<Shared>,
     pub(super) env: E,
     pub(super) namespace: N,
     pub(super) core: NodesOfCore,

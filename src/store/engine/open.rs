@@ -412,6 +412,21 @@ async fn attach_first<E: Env, N: Namespace>(
     Ok(store)
 }
 
+/// Whether the store that is open is on `namespace`.
+///
+/// # Errors
+///
+/// The device's code.
+pub(in crate::store) async fn is_on<N: Namespace>(shared: &Shared, namespace: &N) -> Result<bool> {
+    match superblocks::find(namespace).await {
+        Ok(Found::Store { superblock, .. }) => Ok(superblock.identity == shared.owner.identity),
+        Ok(Found::Fresh) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::ForeignData => Ok(false),
+        Err(error) if error.kind() == ErrorKind::UnsupportedFormat => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// One more core.
     ///

@@ -166,13 +166,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(len).await?;
+            let latched = self.shared.latches.take((tree, key));
             if !self.may_write(tree, key) {
                 continue;
             }
             self.check_tree(tree)?;
             // Here, as its number is drawn soon after.
             if !is_admitted && !self.shared.space.admit(adds, Kind::Adds) {
-                drop(room);
+                drop((room, latched));
                 if self.adds_nothing(tree, key, change).await? {
                     self.shared.space.shrinks();
                     is_admitted = true;
@@ -190,14 +191,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             match written {
                 Ok(number) => {
                     room.append(len, |out| _ = operation.encode(out));
-                    drop(room);
+                    drop((room, latched));
                     if let Some(held) = held {
                         held.wrote(adds);
                     }
                     return Ok(number);
                 }
                 Err(refusal) => {
-                    drop(room);
+                    drop((room, latched));
                     self.overcome(refusal).await?;
                 }
             }

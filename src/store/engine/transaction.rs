@@ -1,4 +1,4 @@
-//! Transactions: several keys, in any trees, read and changed in one step, on one core.
+//! Transactions: several keys, in any trees, read and changed in one step.
 //!
 //! | step | awaits | what it makes sure of |
 //! |---|---|---|
@@ -9,8 +9,8 @@
 //! | one record has all changes | no | a crash leaves all of them, or none |
 //!
 //! If a page turns out to be missing in the third step it begins again. From then on nothing
-//! awaits, so no other task of this core comes in between. *Other cores do*: what keeps their
-//! writes away from the keys comes with a later step.
+//! awaits, so no other task of this core comes in between; the [latches](super::latches) of the
+//! keys keep the writes of other cores away.
 //!
 //! The pages may be written with some of the changes before the record is in the log: no bundle is
 //! named before a batch that has all numbers in its pages.
@@ -391,13 +391,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             }
             let mut room = self.log_room(most).await?;
+            let latched = self.shared.latches.take_all(keys);
             if !self.may_change(keys) {
                 continue;
             }
             self.check_trees(keys)?;
             // Nothing awaits from here to the record.
             if let Err(refusal) = self.is_ready(keys) {
-                drop(room);
+                drop((room, latched));
                 tries += 1;
                 if tries >= TRIES {
                     break;
@@ -413,12 +414,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 Attempt::Outdated => continue,
                 Attempt::Large => break,
                 Attempt::Missed(miss) => {
-                    drop(room);
+                    drop((room, latched));
                     Box::pin(self.load(miss)).await?;
                     continue;
                 }
                 Attempt::Long(result, changes, seen) => {
-                    drop(room);
+                    drop((room, latched));
                     let given = (&seen, std::mem::take(&mut spare));
                     let carried = self.carry_out(keys, changes, given, (durability, Reach::Named));
                     // Boxed, as what is rare: whoever waits holds this future.
@@ -437,12 +438,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 return Ok((result, None));
             }
             if !self.shared.space.admit(changes.adds.0, changes.adds.1) {
-                drop(room);
+                drop((room, latched));
                 Box::pin(self.ask_for_room(&mut asked)).await?;
                 continue;
             }
             let number = self.apply(keys, &changes, &mut room);
-            drop(room);
+            drop((room, latched));
             self.log.commit(number, durability);
             self.keep_memory(changes);
             return Ok((result, Some(number)));

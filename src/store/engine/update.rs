@@ -10,7 +10,7 @@
 //! would be no better: the second decision may be another one, and the room too small again. The
 //! room is only counted, not touched, and given back with the record; all that it costs is that the
 //! buffer counts as full some [`INLINE_BYTES`] bytes early. What turns out to be longer becomes a
-//! [transaction](super::transaction) of one key, which other cores do not respect yet.
+//! [transaction](super::transaction) of one key.
 //!
 //! As the key's state before is known, so is what the write does to the number of keys of its tree.
 
@@ -202,6 +202,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.bring_over(tree, key).await?;
             let mut room = self.log_room(most).await?;
+            let latched = self.shared.latches.take((tree, key));
             if !self.may_write(tree, key) {
                 continue;
             }
@@ -240,11 +241,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             };
             match updated {
                 Ok(None) if is_long => {
-                    drop((room, buffer));
+                    drop((room, latched, buffer));
                     return Box::pin(self.update_long(tree, key, (durability, reads), decide)).await;
                 }
                 Ok(None) if is_refused => {
-                    drop((room, buffer));
+                    drop((room, latched, buffer));
                     Box::pin(self.ask_for_room(&mut asked)).await?;
                 }
                 Ok(None) => return Ok(None),
@@ -253,12 +254,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     let operation = operation(tree, key, change, effect);
                     self.lengths.add(tree, number, effect);
                     room.append(operation.encoded_len(), |out| _ = operation.encode(out));
-                    drop(room);
+                    drop((room, latched));
                     self.log.commit(number, durability);
                     return Ok(Some(number));
                 }
                 Err(refusal) => {
-                    drop((room, buffer));
+                    drop((room, latched, buffer));
                     self.overcome(refusal).await?;
                 }
             }

@@ -254,6 +254,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             self.wait_for_log().await?;
             self.prepare(&keys).await?;
             let mut room = self.log_room(len).await?;
+            let latched = self.shared.latches.take_all(declared);
             if !self.may_change(&keys) {
                 continue;
             }
@@ -262,7 +263,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             }
             // Nothing awaits from here to the record.
             if let Err(refusal) = self.is_ready(&keys) {
-                drop(room);
+                drop((room, latched));
                 tries += 1;
                 if tries >= TRIES {
                     return Ok(Carried::Large);
@@ -276,13 +277,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     return Ok(Carried::Changed(Spare { staged: changes.staged, written: laid_out.written }));
                 }
                 Err(miss) => {
-                    drop(room);
+                    drop((room, latched));
                     self.load(miss).await?;
                     continue;
                 }
             }
             let number = self.apply(&keys, &changes, &mut room);
-            drop((room, keys));
+            drop((room, latched, keys));
             self.carried_out(laid_out, held, (number, durability));
             return Ok(Carried::Out(number));
         }

@@ -10,8 +10,8 @@
 //! failed, as far as memory has room for what is to be loaded.
 //!
 //! What large transactions do is seen whole: it comes with one step, as an overlay, and if the list
-//! of overlays changes while the keys are read they are read once more. Writers of other cores are
-//! not kept away, as from transactions.
+//! of overlays changes while the keys are read they are read once more. The same is done if
+//! another core has written to one of them ([`latches`](crate::store::engine::latches)).
 //!
 //! # Keys that do not fit memory
 //!
@@ -43,6 +43,8 @@ use crate::store::pace::either;
 const KEYS_AT_ONCE: usize = 16;
 /// How often the pages of all keys are loaded until they are read one after the other.
 const LOADS: u32 = 3;
+/// How often others may come in between until they are kept away.
+const DISTURBED: u32 = 8;
 /// So long it waits at most for the end of a large transaction.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -103,7 +105,7 @@ enum Attempt<R> {
     Missed(Miss),
     /// A long value is to be read first.
     Long,
-    /// A large transaction was done meanwhile, on another core.
+    /// Another core has written to one of the keys meanwhile, or a large transaction was done.
     Outdated,
 }
 
@@ -120,8 +122,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         run: impl FnOnce(&Reading<'_>) -> R,
     ) -> Result<R> {
         let (mut run, mut long, mut failed, mut tries) = (Some(run), Values::new(), None, 0);
+        let mut outdated = 0;
         while tries < LOADS {
-            match self.read_now(keys, &long, &mut run)? {
+            let read = {
+                // Whoever is disturbed again and again keeps the others away.
+                let keeps = outdated >= DISTURBED;
+                let _latched = keeps.then(|| self.shared.latches.take_all(keys));
+                self.read_now(keys, (&long, keeps), &mut run)?
+            };
+            match read {
                 Attempt::Read(result) => return Ok(result),
                 Attempt::Long => _ = self.read_long(keys, &mut long, &mut failed).await?,
                 Attempt::Missed(miss) => {
@@ -129,7 +138,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     self.load(miss).await?;
                     self.load_leaves(keys).await?;
                 }
-                Attempt::Outdated => {}
+                Attempt::Outdated => outdated += 1,
             }
         }
         drop(long);
@@ -140,10 +149,11 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     fn read_now<R, F: FnOnce(&Reading<'_>) -> R>(
         &self,
         keys: &[Key<'_>],
-        long: &Values,
+        (long, is_latched): (&Values, bool),
         run: &mut Option<F>,
     ) -> Result<Attempt<R>> {
         self.check_trees(keys)?;
+        let moment = (!is_latched).then(|| self.shared.latches.moment(keys));
         let (overlays, version) = {
             let mut access = self.overlay.borrow_mut();
             let overlays: Vec<Arc<Overlaid>> = access.all(&self.shared.overlay).to_vec();
@@ -171,7 +181,8 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         }
         // A tree that was cleared on another core is taken apart there.
         self.check_trees(keys)?;
-        if self.shared.overlay.version() != version {
+        let is_disturbed = moment.is_some_and(|moment| !self.shared.latches.is_still(&moment));
+        if is_disturbed || self.shared.overlay.version() != version {
             return Ok(Attempt::Outdated);
         }
         let run = run.take().expect("it runs once");
@@ -196,11 +207,14 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         count(Count::CopiedReads);
         let mut failed = None;
         let (seen, long) = loop {
-            let (moment, next) = (self.shared.progress.now(), self.log.log().next_number());
+            let moment = self.shared.progress.now();
+            let (quiet, next) = (self.shared.latches.moment(keys), self.log.log().next_number());
             self.check_trees(keys)?;
             let copied = self.copy(Reads::All, keys, &mut failed).await?;
             self.check_trees(keys)?;
-            if let Some(copied) = copied.filter(|_| self.log.log().next_number() == next) {
+            // Whoever has drawn a number before may be writing still.
+            let is_quiet = self.shared.latches.is_still(&quiet) && self.log.log().next_number() == next;
+            if let Some(copied) = copied.filter(|_| is_quiet) {
                 break copied;
             }
             let Some(turn) = self.try_turn() else {
