@@ -1,9 +1,10 @@
 //! The store: named, ordered trees of byte strings on a [`Namespace`](crate::block::Namespace).
 //!
-//! A [`Db`] belongs to one core, and [`SharedDb`] gives other cores theirs. [`Tree`]s give get, put,
-//! delete and ranges; [`Db::transact`] changes several keys at once. Every write says how durable it
-//! is to be ([`Durability`]); whatever a crash takes away, what is left is a prefix of the history of
-//! writes. Reads see writes as soon as they are applied, also before they are durable.
+//! A [`Db`] belongs to one core, and [`SharedDb`] gives other cores theirs. [`Tree`]s give get,
+//! put, delete and ranges; [`Db::transact`] changes several keys at once. Every write says how
+//! durable it is to be ([`Durability`]); whatever a crash takes away, what is left is a prefix of
+//! the history of writes. Reads see writes as soon as they are applied, also before they are
+//! durable.
 //!
 //! ```
 //! use boson::store::{Db, WriteOptions};

@@ -360,6 +360,21 @@ impl<E: Env, N: Namespace> Db<E, N> {
         self.store().close().await
     }
 
+    /// Makes this core's writes durable and completes when it has nothing of the store under way:
+    /// for a core that ends while the store goes on. Finish everything else with the store on this
+    /// core first, and drop its other handles.
+    ///
+    /// A core that ends in the middle of a write of the log takes the store with it: nobody knows
+    /// what became of that write, so the store fails for the other cores, and is to be opened
+    /// again. On the core that opened the store this is [`Db::close`].
+    ///
+    /// # Errors
+    ///
+    /// The store has failed.
+    pub async fn detach(self) -> Result<()> {
+        if self.opened.is_opener { self.close().await } else { self.store().rest().await }
+    }
+
     /// Reads and checks everything that the store refers to; reports what is damaged, with the keys
     /// that it costs, and whether pages are lost. Reads and writes go on meanwhile.
     ///

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 ///
 /// The core that opened the store writes pages and takes checkpoints for all. When the last handle
 /// there is dropped, the store is closed for every core; and if that core ends with the store open,
-/// the store has failed for the others. The handles of the other cores may go at any time.
+/// the store has failed for the others. Another core calls [`Db::detach`] before it ends.
 ///
 /// ```
 /// use boson::block::{AnyDevice, Device};
@@ -34,7 +34,8 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 ///     let shared = db.shared();
 ///     let written = second.handle().spawn(async move || {
 ///         let db = shared.attach(&device).await?;
-///         db.tree("fruit")?.put(b"apple", b"5").await
+///         db.tree("fruit")?.put(b"apple", b"5").await?;
+///         db.detach().await
 ///     });
 ///     written.await??;
 ///     assert_eq!(db.tree("fruit")?.get(b"apple").await?.as_deref(), Some(&b"5"[..]));
@@ -77,9 +78,9 @@ impl SharedDb {
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](ErrorKind::InvalidInput): the store is on another namespace. (Its identity
-    ///   is read from there.)
-    /// - [`LimitReached`](ErrorKind::LimitReached): as many handles as there may be are attached.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): the store is on another namespace. (Its
+    ///   identity is read from there.)
+    /// - [`LimitReached`](ErrorKind::LimitReached): as many cores as there may be are attached.
     /// - [`Closed`](ErrorKind::Closed) if the store is, and that I/O's error if it has failed.
     /// - Otherwise the device's own code.
     pub async fn attach_on<E: Env, N: Namespace>(&self, env: E, namespace: N) -> Result<Db<E, N>> {

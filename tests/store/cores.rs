@@ -1,6 +1,11 @@
 //! One store on several cores, each with a thread of its own.
 
+use std::cell::Cell;
 use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use boson::block::{AnyDevice, AnyNamespace, Device};
 use boson::rt::{self, CoreConfig, CoreThread};
@@ -11,7 +16,7 @@ type TestDb = Db<RtEnv, AnyNamespace>;
 
 async fn open(device: &AnyDevice) -> TestDb {
     let namespace = device.attach().await.expect("a way to the device");
-    let options = Options::default().durability(Durability::Interval(std::time::Duration::from_millis(20)));
+    let options = Options::default().durability(Durability::Interval(Duration::from_millis(20)));
     Db::open_on(RtEnv, namespace, options).await.expect("opens")
 }
 
@@ -60,7 +65,7 @@ async fn write_some(core: usize, db: TestDb) {
     let tree = db.tree("all").expect("a name");
     for number in 0..KEYS {
         let len = if number % 100 == 0 { 20_000 } else { 100 };
-        tree.put(&key(core, number), &vec![core as u8; len]).await.expect("room");
+        tree.put(&key(core, number), &vec![u8::try_from(core).expect("few"); len]).await.expect("room");
         if number % 3 == 2 {
             assert!(tree.delete(&key(core, number - 1)).await.expect("deletes"));
         }
@@ -114,7 +119,7 @@ fn transactions_of_several_cores_are_atomic_and_isolated() {
     const MOVES: usize = 1500;
     async fn balances(db: &TestDb) -> Vec<i64> {
         let tree = db.tree("accounts").expect("a name");
-        let names: Vec<[u8; 1]> = (0..ACCOUNTS).map(|account| [account as u8]).collect();
+        let names: Vec<_> = (0..ACCOUNTS).map(usize::to_le_bytes).collect();
         let keys: Vec<_> = names.iter().map(|name| (&tree, &name[..])).collect();
         let read = db.read(&keys, |all| {
             let balance = |value: &[u8]| i64::from_le_bytes(value.try_into().expect("8 bytes"));
@@ -130,7 +135,7 @@ fn transactions_of_several_cores_are_atomic_and_isolated() {
             if from == to {
                 continue;
             }
-            let names = [[from as u8], [to as u8]];
+            let names = [from, to].map(usize::to_le_bytes);
             let keys = [(&tree, &names[0][..]), (&tree, &names[1][..])];
             let written = db.transact(&keys, WriteOptions::default(), |txn| {
                 for (place, amount) in [(0, -1_i64), (1, 1)] {
@@ -169,33 +174,117 @@ fn transactions_of_several_cores_are_atomic_and_isolated() {
     });
 }
 
-/// What a core wrote, and did not wait for, does not go with the core.
+/// A transaction of so many keys reads and changes them in many steps, while other cores change
+/// some of them.
 #[test]
-fn a_core_may_go_at_any_time() {
+fn large_transactions_and_updates_of_other_cores_lose_nothing_of_each_other() {
+    const KEYS: usize = 600;
+    const ROUNDS: u64 = 150;
+    fn increment(value: Option<&[u8]>) -> [u8; 8] {
+        (value.map_or(0, |value| u64::from_le_bytes(value.try_into().expect("8 bytes"))) + 1).to_le_bytes()
+    }
+    async fn work(core: usize, (db, is_over): (TestDb, Arc<AtomicBool>)) -> u64 {
+        let tree = db.tree("counters").expect("a name");
+        let names: Vec<_> = (0..KEYS).map(usize::to_le_bytes).collect();
+        let keys: Vec<_> = names.iter().map(|name| (&tree, &name[..])).collect();
+        let mut done = 0;
+        while core == 0 && done < ROUNDS * KEYS as u64 {
+            let all = db.transact(&keys, WriteOptions::default(), |txn| {
+                (0..KEYS).for_each(|place| txn.put_at(place, &increment(txn.get_at(place))));
+            });
+            all.await.expect("room");
+            done += KEYS as u64;
+            // The others have their turn, and are in the middle of it when the next one begins.
+            rt::sleep(Duration::from_micros(300)).await;
+        }
+        is_over.fetch_or(core == 0, Ordering::Relaxed);
+        while !is_over.load(Ordering::Relaxed) {
+            let place = usize::try_from(done).expect("few") * 7 % KEYS;
+            let one = db.transact(&keys[place..=place], WriteOptions::default(), |txn| {
+                txn.put_at(0, &increment(txn.get_at(0)));
+            });
+            one.await.expect("room");
+            done += 1;
+            if done % 16 == 0 {
+                rt::yield_now().await;
+            }
+        }
+        done
+    }
     boson::run(async {
-        let device = device("mem:64M").await;
+        let cores = [thread(1), thread(2)];
+        let device = device("mem:128M").await;
         let db = open(&device).await;
-        for round in 0..3_u8 {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let run = move |core, db| work(core, (db, Arc::clone(&is_over)));
+        let done = everywhere(&cores, (&db, &device), run).await;
+        let tree = db.tree("counters").expect("a name");
+        let mut sum = 0;
+        for name in (0..KEYS).map(usize::to_le_bytes) {
+            let value = tree.get(&name).await.expect("reads").expect("it is there");
+            sum += u64::from_le_bytes(value.try_into().expect("8 bytes"));
+        }
+        assert!(done[1] > 100 && done[2] > 100, "{done:?}: nobody came in between");
+        assert_eq!(sum, done.iter().sum::<u64>(), "{done:?}");
+        db.close().await.expect("closes");
+    });
+}
+
+/// Cores come and go while others write, and what a core wrote, and did not wait for, does not go
+/// with it.
+#[test]
+fn a_core_that_detaches_leaves_the_others_nothing_to_miss() {
+    const ROUNDS: u8 = 20;
+    let directory = std::env::temp_dir().join(format!("boson-store-detach-{}", std::process::id()));
+    let address = format!("file:{}", directory.display());
+    boson::run(async move {
+        let device = device(&address).await;
+        let db = open(&device).await;
+        let sync = WriteOptions::default().durability(Durability::Sync);
+        let (stays, is_over) = (db.clone(), Rc::new(Cell::new(false)));
+        let ends = Rc::clone(&is_over);
+        let staying = rt::spawn(async move {
+            let tree = stays.tree("stays").expect("a name");
+            let mut count = 0_u32;
+            while !ends.get() {
+                tree.put_with(&count.to_be_bytes(), b"v", sync).await.expect("the store goes on");
+                count += 1;
+            }
+            count
+        });
+        for round in 0..ROUNDS {
             let core = thread(1);
             let (shared, on) = (db.shared(), device.clone());
             let written = core.handle().spawn(async move || {
                 let db = shared.attach(&on).await?;
                 let tree = db.tree("left behind")?;
-                tree.put_with(&[round], &[round; 100], WriteOptions::default().durability(Durability::None))
-                    .await
+                for number in 0..20 {
+                    tree.put_with(&[round, number], &[round; 100], sync).await?;
+                }
+                let lazy = WriteOptions::default().durability(Durability::None);
+                tree.put_with(&[round], &[round; 100], lazy).await?;
+                drop(tree);
+                db.detach().await
             });
             written.await.expect("no panic").expect("room");
             drop(core);
         }
+        is_over.set(true);
+        let count = staying.await.expect("no panic");
         db.close().await.expect("closes");
         drop(db);
         let db = open(&device).await;
         let tree = db.tree("left behind").expect("a name");
-        for round in 0..3_u8 {
+        assert_eq!(
+            (tree.len(), db.tree("stays").expect("a name").len()),
+            (u64::from(ROUNDS) * 21, count.into())
+        );
+        for round in 0..ROUNDS {
             assert_eq!(tree.get(&[round]).await.expect("reads"), Some(vec![round; 100]));
         }
         db.close().await.expect("closes");
     });
+    std::fs::remove_file(directory).expect("it is there");
 }
 
 /// A store that is closed is closed for all; what they read they still read.

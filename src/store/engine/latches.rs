@@ -8,7 +8,7 @@
 //! A latch is one of [`LATCHES`] for all keys, by their hash. A step that has several takes them in
 //! the order of their places, so none waits for one that waits for it; and it awaits nothing while
 //! it has one. What takes longer than a step, such as a large transaction, keeps others away by
-//! other means ([`pending`](super::pending)).
+//! other means ([`pending`](super::pending)), and waits once for the steps that began before.
 //!
 //! | | latches of | from | to |
 //! |---|---|---|---|
@@ -24,9 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::transaction::Key;
+use crate::store::btree::TreeRoot;
 
-/// So many, of a cache line each.
+/// So many, of a cache line each; a power of two, of which two bytes of a hash are a fair draw.
 const LATCHES: usize = 1024;
 /// So often whoever waits looks before it lets other threads run: the core that has the latch may
 /// have no processor.
@@ -43,6 +43,8 @@ struct Latch(AtomicU64);
 #[derive(Debug)]
 pub(super) struct Latches(Box<[Latch]>);
 
+/// A key of a tree.
+type Key<'k> = (TreeRoot, &'k [u8]);
 /// In order, each once.
 type Places = SmallVec<[usize; FEW]>;
 
@@ -59,8 +61,8 @@ pub(super) struct Moment {
 }
 
 fn place(tree: u32, key: &[u8]) -> usize {
-    // The remainder is less than their number.
-    (xxh3_64_with_seed(key, tree.into()) % LATCHES as u64) as usize
+    let [first, second, ..] = xxh3_64_with_seed(key, tree.into()).to_le_bytes();
+    usize::from(u16::from_le_bytes([first, second])) % LATCHES
 }
 
 fn places(keys: &[Key<'_>]) -> Places {
@@ -118,6 +120,11 @@ impl Latches {
         Latched { latches: self, places }
     }
 
+    /// Waits until everybody who has a latch now, of whatever key, has given it back.
+    pub(super) fn wait_for_holders(&self) {
+        (0..LATCHES).for_each(|place| drop(self.take_places(std::iter::once(place).collect())));
+    }
+
     /// A moment at which nobody had them, from which on what is read of the keys is read.
     pub(super) fn moment(&self, keys: &[Key<'_>]) -> Moment {
         let free = |place: usize| {
@@ -145,7 +152,6 @@ impl Drop for Latched<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::btree::TreeRoot;
     use crate::store::word::{ChildWord, Epoch, PageId};
 
     fn keys(names: &[[u8; 1]]) -> Vec<Key<'_>> {

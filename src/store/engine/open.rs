@@ -525,6 +525,15 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         closed
     }
 
+    /// Makes durable what this core wrote, and completes when it has nothing under way.
+    ///
+    /// # Errors
+    ///
+    /// The store has failed.
+    pub(in crate::store) async fn rest(&self) -> Result<()> {
+        self.log.rest().await
+    }
+
     async fn ask(&self, is_closing: bool) -> Result<()> {
         let number = self.shared.request(is_closing);
         loop {

@@ -298,10 +298,12 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// and no transaction that is not decided has it. If not the writer starts over. What was
     /// brought over before may have come to an overlay again while the writer waited.
     pub(super) fn may_write(&self, tree: TreeRoot, key: &[u8]) -> bool {
+        // In this order: what is not pending any more is in an overlay already.
+        if self.is_pending(tree, key) {
+            return false;
+        }
         let mut access = self.overlay.borrow_mut();
-        let overlays = access.all(&self.shared.overlay);
-        let is_over = overlays.iter().all(|overlay| overlay.get(overlaid(tree), key).is_none());
-        is_over && !self.is_pending(tree, key)
+        access.all(&self.shared.overlay).iter().all(|overlay| overlay.get(overlaid(tree), key).is_none())
     }
 
     /// Brings what an overlay has of `key` into the tree.

@@ -47,7 +47,8 @@ pub(super) struct Core<E, N> {
     is_closing: Cell<bool>,
     /// The task is gone.
     has_ended: Cell<bool>,
-    end: Notify,
+    /// The task has nothing under way any more, or is gone.
+    pub(super) end: Notify,
 }
 
 impl<E: Env, N: Namespace> CoreDriver<E, N> {
@@ -182,6 +183,21 @@ impl<E: Env, N: Namespace> CoreDriver<E, N> {
     /// As [`CoreDriver::wait`].
     pub(in crate::store) fn wait_bundle(&self, ticket: u64) -> impl Future<Output = Result<()>> {
         Wait { core: &self.core, what: What::Ticket, at: ticket, id: None }
+    }
+
+    /// Makes durable what was drawn so far, and completes when the task has nothing under way: the
+    /// core may go then, unless it writes more.
+    ///
+    /// # Errors
+    ///
+    /// As [`CoreDriver::wait`].
+    pub(in crate::store) async fn rest(&self) -> Result<()> {
+        let core = &*self.core;
+        let flushed = self.wait(core.driver.wal.order().next() - 1).await;
+        while core.is_busy() {
+            core.end.notified().await;
+        }
+        flushed
     }
 
     /// Makes durable what was drawn so far, and ends the task: what is left in the buffer by

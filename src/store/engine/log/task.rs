@@ -190,6 +190,9 @@ pub(super) async fn run<E: Env, N: Namespace>(duty: Duty<E, N>) {
             core.is_flushing.set(false);
             has_ended = true;
         }
+        if has_ended && !core.is_busy() {
+            core.end.notify_all();
+        }
     }
 }
 

@@ -42,9 +42,9 @@
 //! # Several cores
 //!
 //! A writer on this core looks whether its key is pending and writes in one step. On another core
-//! it may have looked before step 1, and write after: the first half of what keeps other cores away
-//! from the keys of transactions is to be a wait between 1 and 2, until each core has unpinned once
-//! ([`CoreStore::keep_others_away`]). That comes with transactions over several cores.
+//! it may have looked before step 1, and write after. It has the [latch](super::super::latches) of
+//! its key meanwhile, so between 1 and 2 all latches are waited for
+//! ([`CoreStore::keep_others_away`]).
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -153,7 +153,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         run: &mut impl FnMut(&mut Transaction<'_>) -> R,
     ) -> Result<(R, Option<u64>)> {
         let first = self.make_pending(&turn, declared).await;
-        self.keep_others_away().await;
+        self.keep_others_away();
         let (seen, long) = self.read_keys(reads, declared).await?;
         self.check_trees(declared)?;
         let (result, mut changes) =
@@ -193,10 +193,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         first
     }
 
-    /// Waits until no core writes a key that it has found not to be pending before. See the head of
-    /// the module: on one core there is nothing to wait for.
-    #[expect(clippy::unused_async, reason = "with several cores it waits")]
-    pub(super) async fn keep_others_away(&self) {}
+    /// Waits until no core writes a key that it has found not to be pending before.
+    pub(super) fn keep_others_away(&self) {
+        self.shared.latches.wait_for_holders();
+    }
 
     /// Step 2: what the keys have, and the long values among that, if they are to be read.
     async fn read_keys(&self, reads: Reads, keys: &[Key<'_>]) -> Result<(Seen, Values)> {

@@ -222,7 +222,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                 continue;
             };
             self.make_pending(&turn, keys).await;
-            self.keep_others_away().await;
+            self.keep_others_away();
             let copied = self.copy(Reads::All, keys, &mut failed).await?;
             self.check_trees(keys)?;
             if let Some(copied) = copied {
