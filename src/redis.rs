@@ -1,9 +1,10 @@
 //! Redis: the protocol and the commands of `boson serve`.
 //!
-//! A [`Server`] serves the databases of a [store](crate::store) on one core. [`serve()`] accepts
-//! its connections, [`serve_connection`] serves one that was accepted elsewhere, and
-//! [`expire_keys`] deletes keys whose time has come. A [`Session`] is one connection without its
-//! socket, for programs that bring their own: bytes in, bytes out, and events from other clients.
+//! A [`Server`] serves the databases of a [store](crate::store) on one core, and with a
+//! [`SharedServer`] on further ones. [`serve()`] accepts its connections, [`serve_connection`]
+//! serves one that was accepted elsewhere, and [`expire_keys`] deletes keys whose time has come. A
+//! [`Session`] is one connection without its socket, for programs that bring their own: bytes in,
+//! bytes out, and events from other clients.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -42,7 +43,7 @@
 // From the wire up: `request` parses what clients send, `reply` writes what they get. `command` has
 // the table of commands and runs them on the databases of `keyspace`, which are trees of a store.
 // `session` is one connection, `fate` what becomes of it, and `serve` gives it a socket. The
-// connections of a core share a `server`.
+// connections of a core share a `server`, and the servers of all cores what is in `shared`.
 mod client;
 mod command;
 mod config;
@@ -52,19 +53,24 @@ mod extended;
 mod fate;
 mod glob;
 mod keyspace;
+mod lock;
 mod number;
 mod reply;
 mod request;
 mod serve;
 mod server;
 mod session;
+mod shared;
+mod stats;
 mod tracking;
+mod volatile;
 
 pub use config::{Config, Limits};
 pub use fate::{DropReason, End, Stage};
 pub use serve::{expire_keys, serve, serve_connection};
-pub use server::{REDIS_VERSION, Server, Stats};
+pub use server::{REDIS_VERSION, Server, SharedServer};
 pub use session::{Session, TOO_MANY_CLIENTS};
+pub use stats::Stats;
 
 /// The parser of requests, for the fuzzer: there is no such module in any other build.
 #[cfg(fuzzing)]

@@ -52,12 +52,11 @@ fn kill_repeatedly(directory: &Path, rounds: u64, seed: u64, arguments: &[&str])
 
 const SYNC: [&str; 4] = ["--store", "file:crash.boson", "--durability", "sync"];
 
-#[test]
-fn no_acknowledged_write_is_lost_to_sigkill() {
+fn loses_nothing(name: &str, arguments: &[&str]) {
     let rounds = setting("BOSON_CRASH_ROUNDS", 10);
     let seed = setting("BOSON_CRASH_SEED", 1);
-    let directory = Directory::new("crash");
-    match kill_repeatedly(directory.path(), rounds, seed, &SYNC) {
+    let directory = Directory::new(name);
+    match kill_repeatedly(directory.path(), rounds, seed, arguments) {
         Ok(acknowledged) => {
             println!(
                 "{rounds} rounds of SIGKILL, {acknowledged} acknowledged writes, none lost, none half applied"
@@ -66,6 +65,20 @@ fn no_acknowledged_write_is_lost_to_sigkill() {
         }
         Err(what) => panic!("BOSON_CRASH_SEED={seed}: {what}"),
     }
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_to_sigkill() {
+    loses_nothing("crash", &SYNC);
+}
+
+#[test]
+fn no_acknowledged_write_of_two_cores_is_lost_to_sigkill() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        support::not_run::not_run("kill a server of two cores: there is one CPU only");
+        return;
+    }
+    loses_nothing("crash-cores", &[&SYNC[..], &["--cores", "0,1"]].concat());
 }
 
 /// The canary: a server that acknowledges before it writes must be found out.

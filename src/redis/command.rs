@@ -28,19 +28,19 @@ use self::flags::{NO_AUTH, READONLY};
 use self::options::TimeUnit;
 use self::table::{Command, CommandId};
 use super::request::Request;
-use super::server::add;
+use super::stats::Counted;
 use crate::block::Namespace;
 use crate::store::Env;
 
 /// Runs `request`, which has at least a name, and writes its reply.
 pub(super) async fn execute<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) {
     let start = ctx.replies.len();
-    let is_tracking = ctx.client.tracking.borrow().is_some();
+    let is_tracking = ctx.client.tracks.load();
     let mut is_about_client = false;
     let outcome = match prepare(ctx, request) {
         Ok(command) => {
-            ctx.client.last_command.set(command.full_name);
-            add(&ctx.server.stats.commands, 1);
+            ctx.client.last_command.store(Some(command));
+            ctx.server.count(Counted::Commands, 1);
             if is_tracking && command.has_flag(READONLY) {
                 // Before they are read, so that no change in between is missed.
                 let keys = command.key_indexes(request.len()).filter_map(|index| request.get(index));
@@ -55,7 +55,7 @@ pub(super) async fn execute<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, r
         tracking::end_exception(ctx.client);
     }
     if let Err(failure) = outcome {
-        add(&ctx.server.stats.errors, 1);
+        ctx.server.count(Counted::Errors, 1);
         ctx.replies.truncate(start);
         match failure {
             Failure::Reply(text) => ctx.replies.error(&text),
@@ -73,12 +73,12 @@ fn prepare<E: Env, N: Namespace>(
     if !command.accepts(request.len()) {
         return Err(transaction::rejected(ctx.client, command, Failure::wrong_arity(command)));
     }
-    let authenticated = ctx.client.authenticated.get() || !ctx.server.needs_password();
+    let authenticated = ctx.client.authenticated.load() || !ctx.server.needs_password();
     if !authenticated && !command.has_flag(NO_AUTH) {
         let failure = Failure::text("NOAUTH Authentication required.");
         return Err(transaction::rejected(ctx.client, command, failure));
     }
-    if ctx.client.in_refused_multi.get() {
+    if ctx.client.in_refused_multi.load() {
         transaction::refuse_inside(command)?;
     }
     Ok(command)

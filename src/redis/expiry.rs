@@ -58,7 +58,7 @@ impl ExpiryCycle {
         let mut visited = 0;
         let mut databases_done = 0;
         while visited < budget && databases_done < DATABASES {
-            if self.after.is_some() || keyspace.volatile(self.database).earliest.get() <= now {
+            if self.after.is_some() || keyspace.volatile(self.database).may_have_expired(now) {
                 visited += self.visit(keyspace, now, budget - visited).await?;
             }
             if self.after.is_none() {
@@ -81,7 +81,7 @@ impl ExpiryCycle {
         if after.is_none() {
             // From here on, each write of a key with an expiry time notes it; the pass finds the
             // others.
-            volatile.earliest.set(UnixMs::MAX);
+            volatile.forget();
             (self.volatile_keys, self.earliest) = (0, UnixMs::MAX);
         }
         let mut visited = 0;
@@ -119,7 +119,7 @@ impl ExpiryCycle {
         if more {
             self.after = Some(last_position);
         } else {
-            volatile.counted.set(self.volatile_keys);
+            volatile.set_counted(self.volatile_keys);
             volatile.note(self.earliest);
         }
         if !expired.is_empty() {

@@ -27,17 +27,19 @@ use std::cell::Cell;
 use std::future::Future;
 use std::ops::{Bound, ControlFlow, Range};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-pub(super) use self::stored::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES, UnixMs};
+pub(super) use self::stored::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES};
 use self::stored::{StoredHeader, is_long, key_rest, stored_key};
+use super::shared::SharedState;
+use super::stats::{Counted, Counts};
 use super::tracking::{NOBODY, Tracking};
+use super::volatile::VolatileKeys;
+pub(super) use super::volatile::{DATABASES, UnixMs};
 use crate::block::Namespace;
 use crate::store::{Commit, Db, Env, Reading, Tree, Txn, WriteOptions};
 use crate::{Error, ErrorKind, Result};
-
-/// How many databases there are.
-pub(super) const DATABASES: usize = 16;
 
 /// How large a buffer for composing values is kept, in bytes.
 const KEPT_SCRATCH_BYTES: usize = 64 * 1024;
@@ -68,40 +70,12 @@ fn corrupt_value(key: &[u8]) -> Error {
         .because("the stored value has an unknown form")
 }
 
-/// Counts of what happened to keys since the start.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct KeyspaceStats {
-    /// Reads that found their key.
-    pub(super) hits: u64,
-    /// Reads that did not.
-    pub(super) misses: u64,
-    /// Keys deleted because they had expired.
-    pub(super) expired: u64,
-}
-
-/// What is known about a database's keys with expiry times.
-#[derive(Debug)]
-pub(super) struct VolatileKeys {
-    /// No key expires before this time.
-    pub(super) earliest: Cell<UnixMs>,
-    /// How many such keys the last complete pass of active expiry found and left.
-    pub(super) counted: Cell<u64>,
-}
-
-impl VolatileKeys {
-    /// Notes a key that expires at `expires_at`.
-    pub(super) fn note(&self, expires_at: UnixMs) {
-        self.earliest.set(self.earliest.get().min(expires_at));
-    }
-}
-
 /// The databases.
 pub(super) struct Keyspace<E: Env, N: Namespace> {
     db: Db<E, N>,
     trees: Vec<Tree<E, N>>,
-    volatile: [VolatileKeys; DATABASES],
-    stats: Cell<KeyspaceStats>,
-    tracking: Tracking,
+    shared: Arc<SharedState>,
+    counts: Arc<Counts>,
     /// The buffer in which values get their stored form; taken out while it is used.
     scratch: Cell<Vec<u8>>,
 }
@@ -112,22 +86,12 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// [`LimitReached`](ErrorKind::LimitReached) if the store has too many other trees.
-    pub(super) fn new(db: Db<E, N>) -> Result<Self> {
+    pub(super) fn new(db: Db<E, N>, shared: Arc<SharedState>, counts: Arc<Counts>) -> Result<Self> {
         let mut trees = Vec::with_capacity(DATABASES);
         for index in 0..DATABASES {
             trees.push(db.tree(&index.to_string())?);
         }
-        Ok(Self {
-            trees,
-            db,
-            volatile: std::array::from_fn(|_| VolatileKeys {
-                earliest: Cell::new(UnixMs::MIN),
-                counted: Cell::new(0),
-            }),
-            stats: Cell::default(),
-            tracking: Tracking::new(),
-            scratch: Cell::default(),
-        })
+        Ok(Self { trees, db, shared, counts, scratch: Cell::default() })
     }
 
     /// The store.
@@ -137,27 +101,11 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
 
     /// The clients that hear of changes.
     pub(super) fn tracking(&self) -> &Tracking {
-        &self.tracking
-    }
-
-    /// What happened to keys since the start.
-    pub(super) fn stats(&self) -> KeyspaceStats {
-        self.stats.get()
-    }
-
-    /// Sets the counts back to zero.
-    pub(super) fn reset_stats(&self) {
-        self.stats.set(KeyspaceStats::default());
-    }
-
-    fn count(&self, change: impl FnOnce(&mut KeyspaceStats)) {
-        let mut stats = self.stats.get();
-        change(&mut stats);
-        self.stats.set(stats);
+        &self.shared.tracking
     }
 
     pub(super) fn volatile(&self, database: usize) -> &VolatileKeys {
-        &self.volatile[database]
+        &self.shared.volatile[database]
     }
 
     /// Calls `read` once with what `key` holds at `now`, without a copy, and returns what it
@@ -183,10 +131,10 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             });
         let found = found.await?.transpose()?;
         if let Some(Some(result)) = found {
-            self.count(|stats| stats.hits += 1);
+            self.counts.add(Counted::KeyspaceHits, 1);
             return Ok(result);
         }
-        self.count(|stats| stats.misses += 1);
+        self.counts.add(Counted::KeyspaceMisses, 1);
         if found.is_some() {
             self.try_delete_expired(database, &[key], now).await;
         }
@@ -220,7 +168,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 let entry = entry.map(|entry| entry.ok_or_else(|| corrupt_value(key))).transpose()?;
                 let live = entry.filter(|entry| entry.is_live(now));
                 has_expired |= entry.is_some() && live.is_none();
-                self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
+                let counted = if live.is_some() { Counted::KeyspaceHits } else { Counted::KeyspaceMisses };
+                self.counts.add(counted, 1);
                 read(live);
             }
             Ok::<_, Error>(has_expired)
@@ -268,7 +217,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 now,
                 expired: 0,
                 earliest: UnixMs::MAX,
-                changed: self.tracking.is_active().then(Vec::new),
+                changed: self.tracking().is_active().then(Vec::new),
                 corrupt: None,
             };
             let result = change(&mut update);
@@ -293,21 +242,21 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 self.db.apply(&keys, options, run).await
             }
         };
-        if self.tracking.is_active() {
+        if self.tracking().is_active() {
             // Also if it failed: what became of it may be unknown. If nobody tracked keys when it
             // ran, it did not note which ones it changed.
             match changed {
                 Some(changed) => {
                     let changed: Vec<&[u8]> = changed.into_iter().map(|index| keys[index]).collect();
-                    self.tracking.invalidate(&changed, writer);
+                    self.tracking().invalidate(&changed, writer);
                 }
-                None => self.tracking.invalidate(keys, writer),
+                None => self.tracking().invalidate(keys, writer),
             }
         }
         let (result, commit) = applied?;
-        self.count(|stats| stats.expired += deleted_expired);
+        self.counts.add(Counted::ExpiredKeys, deleted_expired);
         // Only now, so that no pass of active expiry can have ended in between.
-        self.volatile[database].note(earliest);
+        self.volatile(database).note(earliest);
         Ok((result?, commit))
     }
 
@@ -332,8 +281,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         stored.extend_from_slice(value);
         let result = self.trees[database].apply_put(&stored_key, &stored, WriteOptions::default()).await;
         self.keep_scratch(stored);
-        self.volatile[database].note(expires_at.unwrap_or(UnixMs::MAX));
-        self.tracking.invalidate(&[key], writer);
+        self.volatile(database).note(expires_at.unwrap_or(UnixMs::MAX));
+        self.tracking().invalidate(&[key], writer);
         result
     }
 
@@ -447,7 +396,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 break;
             }
         }
-        self.tracking.invalidate_all();
+        self.tracking().invalidate_all();
         result
     }
 
@@ -495,7 +444,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
 
 impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keyspace").field("stats", &self.stats).finish_non_exhaustive()
+        f.debug_struct("Keyspace").field("db", &self.db).finish_non_exhaustive()
     }
 }
 
@@ -505,7 +454,7 @@ pub(super) struct Update<'a, 't> {
     keys: &'a [&'a [u8]],
     scratch: Vec<u8>,
     now: UnixMs,
-    expired: u64,
+    expired: usize,
     /// When the first of the keys that were written expires.
     earliest: UnixMs,
     /// The keys that were changed, for the clients that track keys; `None` if no client does.
@@ -576,7 +525,7 @@ impl Update<'_, '_> {
         if deleted {
             self.note_change(index);
         }
-        self.expired += u64::from(deleted && expired);
+        self.expired += usize::from(deleted && expired);
         deleted && !expired
     }
 

@@ -15,6 +15,7 @@ mod outbox;
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{self, Poll};
 
 use self::input::{Input, KEPT_BUFFER_BYTES};
@@ -25,7 +26,8 @@ use super::fate::{DropReason, Fate, Stage};
 use super::keyspace::yield_now;
 use super::reply::Replies;
 use super::request::{ParseProgress, ProtocolError, RequestLimits, RequestParser};
-use super::server::{Server, add};
+use super::server::Server;
+use super::stats::Counted;
 use super::tracking::take_pushes;
 use crate::block::Namespace;
 use crate::mem::{IoBuf, Slice};
@@ -57,7 +59,7 @@ pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 /// [`drop_for`](Self::drop_for).
 pub struct Session<E: Env, N: Namespace> {
     server: Rc<Server<E, N>>,
-    client: Rc<Client>,
+    client: Arc<Client>,
     input: Input,
     parser: RequestParser,
     /// The replies to what ran last.
@@ -137,7 +139,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
     }
 
     /// What the server knows of this client.
-    pub(super) fn client(&self) -> &Rc<Client> {
+    pub(super) fn client(&self) -> &Arc<Client> {
         &self.client
     }
 
@@ -145,7 +147,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// arrive, never because of the lengths that they announce.
     pub fn take_buffer(&mut self) -> Slice<Vec<u8>> {
         let buffer = self.input.take_space();
-        self.client.input_capacity_bytes.set(self.input.capacity());
+        self.client.input_capacity_bytes.store(self.input.capacity());
         buffer
     }
 
@@ -166,9 +168,9 @@ impl<E: Env, N: Namespace> Session<E, N> {
         if len > 0 {
             self.fate.received();
         }
-        add(&self.server.stats.input_bytes, len);
-        self.client.input_bytes.set(self.input.unread().len());
-        self.client.last_active.set(self.server.now());
+        self.server.count(Counted::InputBytes, len);
+        self.client.input_bytes.store(self.input.unread().len());
+        self.client.last_active.store(self.server.now());
     }
 
     /// Runs the commands that have arrived, until one is incomplete, there are 1 MiB of replies, or
@@ -182,14 +184,14 @@ impl<E: Env, N: Namespace> Session<E, N> {
             self.drop_for(DropReason::Killed);
         }
         while self.fate.is_open() {
-            let limits = self.server.limits.get();
+            let limits = self.server.limits();
             if self.replies.len() >= OUTPUT_MARK_BYTES || self.unsent_bytes() > limits.output_bytes {
                 if self.input.unread().is_empty() {
                     self.fate.ran_all();
                 }
                 break;
             }
-            let auth_required = self.server.needs_password() && !self.client.authenticated.get();
+            let auth_required = self.server.needs_password() && !self.client.authenticated.load();
             let accepted = RequestLimits { bulk_bytes: limits.bulk_bytes, auth_required };
             match self.parser.parse(self.input.unread(), &accepted) {
                 Ok(ParseProgress::Complete) => {
@@ -216,7 +218,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
         if self.client.is_killed() {
             self.fate.close();
         }
-        self.client.input_bytes.set(self.input.unread().len());
+        self.client.input_bytes.store(self.input.unread().len());
         // Replies that CLIENT REPLY threw away have left their buffer behind.
         self.replies.release_unused(KEPT_BUFFER_BYTES);
         self.count_unsent();
@@ -244,7 +246,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
             };
             command::execute(&mut ctx, request).await;
             let commit = ctx.commit;
-            if self.replies.len() - start > self.server.limits.get().reply_bytes {
+            if self.replies.len() - start > self.server.limits().reply_bytes {
                 self.drop_for(DropReason::TooMuchOutput);
             }
             if !self.fate.sends_reply() {
@@ -276,7 +278,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
                 error => self.replies.error(format!("ERR {error}").as_bytes()),
             }
         }
-        add(&self.server.stats.errors, 1);
+        self.server.count(Counted::Errors, 1);
         self.fate.close();
     }
 
@@ -289,7 +291,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
             for promise in self.promises.iter().rev() {
                 self.replies.replace_by_error(promise.clone(), &text);
             }
-            add(&self.server.stats.errors, self.promises.len());
+            self.server.count(Counted::Errors, self.promises.len());
         }
         self.promises.clear();
         self.promises.shrink_to(KEPT_BUFFER_BYTES / size_of::<Range<usize>>());
@@ -303,7 +305,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// Whether so many replies wait that nothing more should be received from this client, or run
     /// for it, until it takes some.
     pub fn is_held_back(&self) -> bool {
-        self.unsent_bytes() > self.server.limits.get().output_bytes
+        self.unsent_bytes() > self.server.limits().output_bytes
     }
 
     /// Whether [`Session::take_replies`] has something to send.
@@ -313,7 +315,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
 
     /// Whether others have pushed something that is to be sent to this client.
     pub fn has_pushes(&self) -> bool {
-        !self.client.pushes.borrow().is_empty()
+        self.client.has_pushes.load()
     }
 
     /// Takes the next batch to send: replies, and what others push to this client.
@@ -328,7 +330,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
     pub fn drop_for(&mut self, reason: DropReason) {
         self.fate.drop_for(reason);
         if matches!(reason, DropReason::TooMuchOutput | DropReason::SlowReader) {
-            add(&self.server.stats.dropped_clients, 1);
+            self.server.count(Counted::DroppedClients, 1);
         }
     }
 
@@ -336,13 +338,13 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// yet all of it.
     pub fn sent_part(&mut self, len: usize) {
         self.outbox.sent_part(len);
-        add(&self.server.stats.output_bytes, len);
+        self.server.count(Counted::OutputBytes, len);
         self.count_unsent();
     }
 
     /// Gives back the buffer of [`Session::take_replies`] once all its bytes are sent.
     pub fn sent(&mut self, buffer: Vec<u8>) {
-        add(&self.server.stats.output_bytes, self.outbox.sent());
+        self.server.count(Counted::OutputBytes, self.outbox.sent());
         self.replies.give_back(buffer, KEPT_BUFFER_BYTES);
         self.count_unsent();
     }
@@ -350,10 +352,10 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// Updates what CLIENT LIST and INFO show.
     fn count_unsent(&self) {
         let (client, outbox) = (&self.client, &self.outbox);
-        client.output_bytes.set(outbox.taken_bytes() + self.replies.len());
-        client.output_batches.set(outbox.waiting());
-        client.output_batches_bytes.set(outbox.waiting_bytes());
-        client.output_capacity_bytes.set(outbox.capacity() + self.replies.capacity());
+        client.output_bytes.store(outbox.taken_bytes() + self.replies.len());
+        client.output_batches.store(outbox.waiting());
+        client.output_batches_bytes.store(outbox.waiting_bytes());
+        client.output_capacity_bytes.store(outbox.capacity() + self.replies.capacity());
     }
 }
 

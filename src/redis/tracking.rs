@@ -8,19 +8,21 @@
 //! No invalidation is lost while its client is connected:
 //!
 //! - A client is remembered for a key *before* the key is read, and told *after* a change is
-//!   visible. Whatever comes in between, it either reads the new value or is told.
+//!   visible, and before the reply to whoever made it. Whatever comes in between, on whichever
+//!   core, it either reads the new value or is told.
 //! - What is pushed to a client while one of its commands runs is sent behind the reply, never in
 //!   front of it: the reply may hold the value from before.
 //! - A client for which more waits to be sent than `client-output-buffer-limit` is disconnected.
 
 pub(super) mod mode;
 
-use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex};
 
 use self::mode::{TrackedReads, TrackingMode};
 use super::client::Client;
+use super::lock::lock;
 use super::reply::{Protocol, Replies};
 
 /// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond
@@ -45,8 +47,8 @@ struct KeyHolders {
 /// The keys that clients may have copies of.
 #[derive(Debug, Default)]
 struct TrackedKeys {
-    holders: HashMap<Rc<[u8]>, KeyHolders>,
-    keys: Vec<Rc<[u8]>>,
+    holders: HashMap<Arc<[u8]>, KeyHolders>,
+    keys: Vec<Arc<[u8]>>,
     bytes: usize,
     /// Where the next key is taken from when there are too many.
     hand: usize,
@@ -56,7 +58,7 @@ impl TrackedKeys {
     /// Remembers that `client` may have a copy of `key`. `is_there` tells which clients still are.
     fn remember(&mut self, key: &[u8], client: u64, tracking: usize, is_there: impl Fn(u64) -> bool) {
         let Some(holders) = self.holders.get_mut(key) else {
-            let key: Rc<[u8]> = key.into();
+            let key: Arc<[u8]> = key.into();
             self.bytes += key.len();
             self.holders.insert(key.clone(), KeyHolders { clients: vec![client], place: self.keys.len() });
             self.keys.push(key);
@@ -84,79 +86,119 @@ impl TrackedKeys {
     }
 
     /// A key, a different one each time.
-    fn next_key(&mut self) -> Option<Rc<[u8]>> {
+    fn next_key(&mut self) -> Option<Arc<[u8]>> {
         self.hand = self.hand.checked_add(1).filter(|&hand| hand < self.keys.len()).unwrap_or(0);
         self.keys.get(self.hand).cloned()
     }
 }
 
 /// The clients that track, and what they may have copies of.
+#[derive(Debug, Default)]
+struct Trackers {
+    clients: BTreeMap<u64, Arc<Client>>,
+    table: TrackedKeys,
+}
+
+/// The clients of all cores that track.
 #[derive(Debug)]
 pub(super) struct Tracking {
-    trackers: RefCell<BTreeMap<u64, Rc<Client>>>,
-    table: RefCell<TrackedKeys>,
+    trackers: Mutex<Trackers>,
+    /// Whether there are any: most servers have none, and their writes look no further.
+    is_active: AtomicBool,
     /// `tracking-table-max-keys`; 0 is no limit.
-    pub(super) max_keys: Cell<usize>,
+    max_keys: AtomicUsize,
     /// The most bytes that may wait to be sent to a client.
-    pub(super) output_bytes: Cell<usize>,
+    output_bytes: AtomicUsize,
     /// How many clients had to be disconnected.
-    pub(super) dropped_clients: Cell<u64>,
+    dropped_clients: AtomicU64,
 }
 
 impl Tracking {
     pub(super) fn new() -> Self {
         Self {
-            trackers: RefCell::default(),
-            table: RefCell::default(),
-            max_keys: Cell::new(MAX_TRACKED_KEYS),
-            output_bytes: Cell::new(usize::MAX),
-            dropped_clients: Cell::new(0),
+            trackers: Mutex::default(),
+            is_active: AtomicBool::new(false),
+            max_keys: AtomicUsize::new(MAX_TRACKED_KEYS),
+            output_bytes: AtomicUsize::new(usize::MAX),
+            dropped_clients: AtomicU64::new(0),
         }
+    }
+
+    pub(super) fn max_keys(&self) -> usize {
+        self.max_keys.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_max_keys(&self, keys: usize) {
+        self.max_keys.store(keys, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_output_bytes(&self, bytes: usize) {
+        self.output_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn dropped_clients(&self) -> u64 {
+        self.dropped_clients.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reset_dropped_clients(&self) {
+        self.dropped_clients.store(0, Ordering::Relaxed);
     }
 
     /// Whether any client tracks.
     pub(super) fn is_active(&self) -> bool {
-        !self.trackers.borrow().is_empty()
+        self.is_active.load(Ordering::Relaxed)
     }
 
     /// How many clients track.
     pub(super) fn client_count(&self) -> usize {
-        self.trackers.borrow().len()
+        lock(&self.trackers).clients.len()
     }
 
     /// How many keys are remembered, for how many clients altogether, and how many prefixes there
     /// are.
     pub(super) fn totals(&self) -> [usize; 3] {
-        let table = self.table.borrow();
-        let items = table.holders.values().map(|holders| holders.clients.len()).sum();
+        let trackers = lock(&self.trackers);
+        let items = trackers.table.holders.values().map(|holders| holders.clients.len()).sum();
         let mut prefixes: Vec<Vec<u8>> = Vec::new();
-        for client in self.trackers.borrow().values() {
-            prefixes.extend(client.tracking.borrow().iter().flat_map(|mode| mode.prefixes.clone()));
+        for client in trackers.clients.values() {
+            prefixes.extend(lock(&client.tracking).iter().flat_map(|mode| mode.prefixes.clone()));
         }
         prefixes.sort_unstable();
         prefixes.dedup();
-        [table.keys.len(), items, prefixes.len()]
+        [trackers.table.keys.len(), items, prefixes.len()]
     }
 
     /// From here on `client` tracks in this mode.
-    pub(super) fn enable(&self, client: &Rc<Client>, mode: TrackingMode) {
-        *client.tracking.borrow_mut() = Some(mode);
-        self.trackers.borrow_mut().insert(client.id, client.clone());
+    pub(super) fn enable(&self, client: &Arc<Client>, mode: TrackingMode) {
+        let mut trackers = lock(&self.trackers);
+        *lock(&client.tracking) = Some(mode);
+        client.tracks.store(true);
+        trackers.clients.insert(client.id, Arc::clone(client));
+        self.is_active.store(true, Ordering::Relaxed);
+        drop(trackers);
+        // The client's next command reads. Either it sees what another core has written, or that
+        // core sees, behind the fence of `invalidate`, that somebody tracks.
+        fence(Ordering::SeqCst);
     }
 
     /// From here on `client` does not track.
     pub(super) fn disable(&self, client: &Client) {
-        *client.tracking.borrow_mut() = None;
-        let mut trackers = self.trackers.borrow_mut();
-        trackers.remove(&client.id);
-        if trackers.is_empty() {
-            *self.table.borrow_mut() = TrackedKeys::default();
+        if !client.tracks.load() {
+            return;
+        }
+        let mut trackers = lock(&self.trackers);
+        *lock(&client.tracking) = None;
+        client.tracks.store(false);
+        trackers.clients.remove(&client.id);
+        if trackers.clients.is_empty() {
+            trackers.table = TrackedKeys::default();
+            self.is_active.store(false, Ordering::Relaxed);
         }
     }
 
     /// Remembers that `client` is about to read `keys`, if it tracks those of this command.
     pub(super) fn remember<'k>(&self, client: &Client, keys: impl Iterator<Item = &'k [u8]>) {
-        match &*client.tracking.borrow() {
+        match &*lock(&client.tracking) {
             Some(mode) if !mode.broadcasts() => match mode.reads {
                 TrackedReads::OptIn if !mode.caching => return,
                 TrackedReads::OptOut if mode.caching => return,
@@ -164,40 +206,38 @@ impl Tracking {
             },
             _ => return,
         }
-        let trackers = self.trackers.borrow();
+        let mut trackers = lock(&self.trackers);
+        let Trackers { clients, table } = &mut *trackers;
         for key in keys {
-            let mut table = self.table.borrow_mut();
-            table.remember(key, client.id, trackers.len(), |client| trackers.contains_key(&client));
-            while self.is_over(&table)
+            table.remember(key, client.id, clients.len(), |client| clients.contains_key(&client));
+            while self.is_over(table)
                 && let Some(key) = table.next_key()
             {
                 let holders = table.take(&key);
-                holders
-                    .iter()
-                    .filter_map(|id| trackers.get(id))
-                    .for_each(|client| self.tell(client, &[&key]));
+                holders.iter().filter_map(|id| clients.get(id)).for_each(|client| self.tell(client, &[&key]));
             }
         }
     }
 
     fn is_over(&self, table: &TrackedKeys) -> bool {
-        let max_keys = Some(self.max_keys.get()).filter(|&keys| keys > 0).unwrap_or(usize::MAX);
+        let max_keys = Some(self.max_keys()).filter(|&keys| keys > 0).unwrap_or(usize::MAX);
         table.keys.len() > max_keys || table.bytes > MAX_TRACKED_BYTES
     }
 
     /// Tells the clients concerned that `keys` may have changed, by the client with the id
     /// `writer`.
     pub(super) fn invalidate(&self, keys: &[&[u8]], writer: u64) {
-        let trackers = self.trackers.borrow();
-        if trackers.is_empty() {
+        // Behind the change; see `enable`.
+        fence(Ordering::SeqCst);
+        if !self.is_active() {
             return;
         }
+        let mut trackers = lock(&self.trackers);
+        let Trackers { clients, table } = &mut *trackers;
         for key in keys {
-            let holders = self.table.borrow_mut().take(key);
-            for client in holders.iter().filter_map(|id| trackers.get(id)) {
-                let is_told = client
-                    .tracking
-                    .borrow()
+            let holders = table.take(key);
+            for client in holders.iter().filter_map(|id| clients.get(id)) {
+                let is_told = lock(&client.tracking)
                     .as_ref()
                     .is_some_and(|mode| !(mode.broadcasts() || mode.no_loop && client.id == writer));
                 if is_told {
@@ -205,8 +245,8 @@ impl Tracking {
                 }
             }
         }
-        for client in trackers.values() {
-            let mode = client.tracking.borrow();
+        for client in clients.values() {
+            let mode = lock(&client.tracking);
             let Some(mode) = mode.as_ref().filter(|mode| mode.broadcasts()) else { continue };
             if mode.no_loop && client.id == writer {
                 continue;
@@ -220,8 +260,10 @@ impl Tracking {
 
     /// Tells all clients that track that every key may have changed.
     pub(super) fn invalidate_all(&self) {
-        *self.table.borrow_mut() = TrackedKeys::default();
-        for client in self.trackers.borrow().values() {
+        fence(Ordering::SeqCst);
+        let mut trackers = lock(&self.trackers);
+        trackers.table = TrackedKeys::default();
+        for client in trackers.clients.values() {
             self.push(client, Replies::null);
         }
     }
@@ -236,24 +278,26 @@ impl Tracking {
     /// Pushes an invalidation; `write` writes its keys. Clients that speak RESP2 get none, as in
     /// Redis.
     fn push(&self, client: &Client, write: impl FnOnce(&mut Replies)) {
-        if client.protocol.get() != Protocol::Resp3 || client.is_killed() {
+        if client.protocol.load() != Protocol::Resp3 || client.is_killed() {
             return;
         }
-        let mut pushes = client.pushes.borrow_mut();
+        let mut pushes = lock(&client.pushes);
         pushes.set_protocol(Protocol::Resp3);
         pushes.push(2);
         pushes.bulk(b"invalidate");
         write(&mut pushes);
-        let waiting = pushes.len() + client.output_bytes.get() + client.output_batches_bytes.get();
-        if waiting > self.output_bytes.get() {
+        let waiting = pushes.len() + client.output_bytes.load() + client.output_batches_bytes.load();
+        if waiting > self.output_bytes.load(Ordering::Relaxed) {
             tracing::warn!(
                 "client {} dropped: {waiting} bytes wait for it, and it cannot be told which keys have changed",
                 client.peer
             );
             *pushes = Replies::new();
-            self.dropped_clients.set(self.dropped_clients.get() + 1);
+            client.has_pushes.store(false);
+            self.dropped_clients.fetch_add(1, Ordering::Relaxed);
             client.kill();
         } else {
+            client.has_pushes.store(true);
             client.wake();
         }
     }
@@ -261,12 +305,14 @@ impl Tracking {
 
 /// Moves what waits to be pushed to `client` to the end of `replies`.
 pub(super) fn take_pushes(client: &Client, replies: &mut Replies) {
-    let mut pushes = client.pushes.borrow_mut();
-    if !pushes.is_empty() {
-        replies.append(&pushes);
-        pushes.truncate(0);
-        pushes.release_unused(KEPT_PUSH_BYTES);
+    if !client.has_pushes.load() {
+        return;
     }
+    let mut pushes = lock(&client.pushes);
+    client.has_pushes.store(false);
+    replies.append(&pushes);
+    pushes.truncate(0);
+    pushes.release_unused(KEPT_PUSH_BYTES);
 }
 
 #[cfg(test)]
@@ -284,7 +330,7 @@ mod tests {
             remember(&mut table, key, client);
         }
         assert_eq!(table.take(b"a"), [1, 2]);
-        assert_eq!(table.take(b"a"), []);
+        assert!(table.take(b"a").is_empty());
         assert_eq!((table.keys.len(), table.bytes), (2, 2));
         assert_eq!(table.take(b"c"), [3]);
         assert_eq!(table.take(b"b"), [1]);

@@ -291,24 +291,6 @@ fn a_full_store_refuses_writes_and_recovers() {
 }
 
 #[test]
-fn several_cores_serve_one_store() {
-    let directory = Directory::new("cores");
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        not_run::not_run("serve on several cores: there is one CPU only");
-        return;
-    }
-    let server = Server::start(directory.path(), &["--store", "mem:64M", "--cores", "0,1"]);
-    let mut clients: Vec<Client> = (0..16).map(|_| server.client()).collect();
-    for _ in 0..100 {
-        for client in &mut clients {
-            assert!(matches!(client.run("INCR counter"), Reply::Integer(_)));
-        }
-    }
-    assert_eq!(clients[0].run("GET counter"), Reply::bulk("1600"));
-    assert!(server.terminate().success());
-}
-
-#[test]
 fn an_idle_server_sleeps() {
     let directory = Directory::new("idle");
     let server = Server::start(directory.path(), &[]);
@@ -339,21 +321,6 @@ fn metrics_are_scraped() {
     stream.read_to_string(&mut page).expect("closed after the answer");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
     assert!(page.contains("\nboson_commands_total 1\n"), "{page}");
-}
-
-#[test]
-fn two_servers_of_several_cores_do_not_share_an_address() {
-    let directory = Directory::new("twice");
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        eprintln!("NOT RUN: one CPU only");
-        return;
-    }
-    let server = Server::start(directory.path(), &["--store", "mem:64M", "--cores", "0,1"]);
-    let taken = server.address().to_string();
-    let second = ["--store", "mem:64M", "--cores", "0,1", "--listen", &taken];
-    let refusal = Server::try_start(directory.path(), &second).err().expect("refused");
-    assert!(refusal.contains(&taken), "{refusal}");
-    assert!(server.terminate().success());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod bench;
 mod bench_block;
 mod bench_store;
 mod closed_terminal;
+mod cores;
 mod device;
 mod lost_device;
 mod metrics;

@@ -45,7 +45,10 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
             let other = CoreThread::start(format!("boson-{}", number + 1), &config)?;
             for &address in &addresses {
                 let limit = Arc::clone(&limit);
-                parts.push(listen_on(&other, address, |listener| accept(listener, limit)).await?);
+                parts.push(
+                    listen_on(&other, address, |listener| async { Err(accept(listener, limit).await) })
+                        .await?,
+                );
             }
             others.push(other);
         }

@@ -27,7 +27,7 @@ pub(crate) async fn listen_on<F>(
     serve: impl FnOnce(TcpListener) -> F + Send + 'static,
 ) -> Result<Lasting>
 where
-    F: Future<Output = Error> + 'static,
+    F: Future<Output = Result<()>> + 'static,
 {
     let (tell, told) = oneshot::channel();
     let serving = rt::named("accept").spawn_on(core.handle(), move || async move {
@@ -35,7 +35,7 @@ where
             Ok(listener) => {
                 // Nobody waits for it if this server is ending already.
                 let _ = tell.send(Ok(()));
-                Err(serve(listener).await)
+                serve(listener).await
             }
             Err(error) => {
                 let _ = tell.send(Err(error));

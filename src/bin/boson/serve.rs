@@ -8,8 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boson::block::{AnyNamespace, Namespace, NamespaceAddress, NamespaceConfig};
-use boson::net::{Net, RemoteStream, TcpListener};
+use boson::block::{AnyDevice, AnyNamespace, Device, Namespace, NamespaceAddress, NamespaceConfig};
+use boson::net::{Net, TcpListener};
 use boson::redis::{self, Config, Limits, Server};
 use boson::rt::signal::Signals;
 use boson::rt::time::{Clock, MonotonicClock};
@@ -22,7 +22,7 @@ use tracing::{error, info};
 use crate::core_metrics;
 use crate::inspect;
 use crate::lasting::{self, Lasting};
-use crate::listen::{accept_each, listen_on};
+use crate::listen::listen_on;
 use crate::metrics::{self, Metric};
 use crate::options::{ServerOptions, Spelled};
 use crate::start;
@@ -150,7 +150,8 @@ async fn serve(
     let scraped = options.metrics.map(|address| TcpListener::bind_on(&Net::kernel(), address)).transpose()?;
     let scraped_on = scraped.as_ref().map(TcpListener::local_addr);
 
-    let db = open_store(options).await?;
+    let device = AnyDevice::open_with(&options.store.value, &options.namespace_config()).await?;
+    let db = open_store(options, &device).await?;
     let server = make_server(options, clock, db.clone(), &addresses, password)?;
     let (mut accepting, mut parts): (Vec<Lasting>, Vec<Lasting>) = (Vec::new(), Vec::new());
     let store = db.clone();
@@ -166,7 +167,10 @@ async fn serve(
         accepting.push(lasting::task(serving));
     }
     for core in &cores {
-        parts.extend(accept_on(core, &addresses, &server).await?);
+        attach(core, &server, &db, &device).await?;
+        for &address in &addresses {
+            accepting.push(listen_on(core, address, serve_here).await?);
+        }
     }
     if let Some(listener) = scraped {
         let (server, db, net) = (Rc::clone(&server), db.clone(), net.clone());
@@ -194,8 +198,12 @@ async fn serve(
             error!("{error}");
         }
     }
+    for core in &cores {
+        // The error of a store that has failed comes with its closing; a core that is gone has
+        // taken its handles with it.
+        let _ = rt::named("detach").spawn_on(core.handle(), detach).await;
+    }
     drop(cores);
-    SERVER.take();
     let has_failed = db.health().is_err();
     if !has_failed {
         info!("closing the store");
@@ -214,8 +222,8 @@ async fn serve(
     }
 }
 
-async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
-    let namespace = AnyNamespace::open_with(&options.store.value, &options.namespace_config()).await?;
+async fn open_store(options: &ServeOptions, device: &AnyDevice) -> Result<ServeDb> {
+    let namespace = device.attach().await?;
     let store = Options::default().format(options.format).durability(options.durability.value.0);
     let size_bytes = namespace.size_bytes();
     let opening = Db::open_on(RtEnv, namespace, store);
@@ -262,38 +270,35 @@ fn make_server(
 }
 
 thread_local! {
-    /// The first core's server, for connections that other cores accepted.
-    static SERVER: RefCell<Option<Rc<RedisServer>>> = const { RefCell::new(None) };
+    /// What a core that was [attached](attach) has of the server and of the store.
+    static ATTACHED: RefCell<Option<(Rc<RedisServer>, ServeDb)>> = const { RefCell::new(None) };
 }
 
-/// Has another core accept connections on the same addresses of the kernel. It reads and writes
-/// their sockets; commands run on this core, which owns the store.
-async fn accept_on(
-    core: &CoreThread,
-    addresses: &[SocketAddr],
-    server: &Rc<RedisServer>,
-) -> Result<Vec<Lasting>> {
-    SERVER.with_borrow_mut(|slot| *slot = Some(Rc::clone(server)));
-    let mut parts = Vec::new();
-    for &address in addresses {
-        let first = rt::handle();
-        parts.push(listen_on(core, address, |listener| accept_for(listener, first)).await?);
+/// Gives another core a handle of the store and of the server.
+async fn attach(core: &CoreThread, server: &RedisServer, db: &ServeDb, device: &AnyDevice) -> Result<()> {
+    let (server, db, device) = (server.shared(), db.shared(), device.clone());
+    let attached = rt::named("attach").spawn_on(core.handle(), move || async move {
+        let db = db.attach(&device).await?;
+        ATTACHED.set(Some((server.attach(RtEnv, db.clone())?, db)));
+        Ok(())
+    });
+    attached.await.map_err(|error| start::core_ended(&error))?
+}
+
+/// Serves the connections of a listener on this core, which was attached.
+async fn serve_here(listener: TcpListener) -> Result<()> {
+    match ATTACHED.with_borrow(Clone::clone) {
+        Some((server, _)) => redis::serve(&server, &listener).await,
+        None => Ok(()),
     }
-    Ok(parts)
 }
 
-/// Accepts on this core for the server of the first.
-async fn accept_for(listener: TcpListener, first: Handle) -> Error {
-    accept_each(listener, |stream, _| {
-        let remote = RemoteStream::lend(stream);
-        drop(rt::named("connection of another core").spawn_on(&first, move || async move {
-            let server = SERVER.with_borrow(Clone::clone);
-            if let Some(server) = server {
-                redis::serve_connection(server, remote.into()).await;
-            }
-        }));
-    })
-    .await
+/// Gives this core's handles back.
+async fn detach() -> Result<()> {
+    match ATTACHED.take() {
+        Some((_, db)) => db.detach().await,
+        None => Ok(()),
+    }
 }
 
 fn start_line(options: &ServeOptions, addresses: &[SocketAddr], scraped_on: Option<SocketAddr>) -> String {
@@ -313,17 +318,13 @@ fn collect(server: &RedisServer, db: &ServeDb, net: &Net) -> Vec<Metric> {
     let (counter, gauge) = (Metric::counter, Metric::gauge);
     let (redis, store) = (server.stats(), db.stats());
     let mut metrics = vec![
-        counter("commands_total", "Redis commands run.", redis.commands.get()),
-        counter("command_errors_total", "Error replies.", redis.errors.get()),
-        counter("connections_total", "Connections accepted.", redis.connections.get()),
-        counter(
-            "connections_rejected_total",
-            "Connections over the limit.",
-            redis.rejected_connections.get(),
-        ),
+        counter("commands_total", "Redis commands run.", redis.commands),
+        counter("command_errors_total", "Error replies.", redis.errors),
+        counter("connections_total", "Connections accepted.", redis.connections),
+        counter("connections_rejected_total", "Connections over the limit.", redis.rejected_connections),
         gauge("connections", "Connections open.", server.client_count() as u64),
-        counter("received_bytes_total", "Bytes received from clients.", redis.input_bytes.get()),
-        counter("sent_bytes_total", "Bytes sent to clients.", redis.output_bytes.get()),
+        counter("received_bytes_total", "Bytes received from clients.", redis.input_bytes),
+        counter("sent_bytes_total", "Bytes sent to clients.", redis.output_bytes),
         gauge("store_size_bytes", "Size of the store on its namespace.", store.size_bytes),
         gauge("store_free_bytes", "Bytes that it takes before it is full.", store.free_bytes),
         gauge("store_log_used_bytes", "Bytes of the log since the checkpoint.", store.log_used_bytes),

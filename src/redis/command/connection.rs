@@ -2,6 +2,7 @@
 
 use super::super::client::Client;
 use super::super::keyspace::DATABASES;
+use super::super::lock::lock;
 use super::super::number::parse_i64;
 use super::super::reply::Protocol;
 use super::super::request::Request;
@@ -41,7 +42,7 @@ fn check_password<E: Env, N: Namespace>(
     user: &[u8],
     password: &[u8],
 ) -> CommandResult {
-    if user != b"default" || !ctx.server.accepts_password(password) {
+    if user != b"default" || !ctx.server.shared.accepts_password(password) {
         return Err(WRONG_PASSWORD);
     }
     Ok(())
@@ -53,7 +54,7 @@ fn authenticate<E: Env, N: Namespace>(
     password: &[u8],
 ) -> CommandResult {
     check_password(ctx, user, password)?;
-    ctx.client.authenticated.set(true);
+    ctx.client.authenticated.store(true);
     Ok(())
 }
 
@@ -80,13 +81,13 @@ pub(super) fn hello<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> CommandResult {
     let protocol = match request.get(1).map(parse_i64) {
-        None => ctx.client.protocol.get(),
+        None => ctx.client.protocol.load(),
         Some(Some(2)) => Protocol::Resp2,
         Some(Some(3)) => Protocol::Resp3,
         Some(Some(_)) => return Err(Failure::text("NOPROTO unsupported protocol version")),
         Some(None) => return Err(Failure::text("ERR Protocol version is not an integer or out of range")),
     };
-    let mut authenticated = ctx.client.authenticated.get();
+    let mut authenticated = ctx.client.authenticated.load();
     let mut name = None;
     let mut options = request.iter_from(2);
     while let Some(option) = options.next() {
@@ -107,11 +108,11 @@ pub(super) fn hello<E: Env, N: Namespace>(
              option can be used to authenticate the client and select the RESP protocol version at the same time",
         ));
     }
-    ctx.client.authenticated.set(true);
+    ctx.client.authenticated.store(true);
     if let Some(name) = name {
         set_name(ctx.client, name)?;
     }
-    ctx.client.protocol.set(protocol);
+    ctx.client.protocol.store(protocol);
     let replies = &mut *ctx.replies;
     replies.set_protocol(protocol);
     replies.map(7);
@@ -144,7 +145,7 @@ pub(super) fn select<E: Env, N: Namespace>(
             "ERR value is out of range, value must between -2147483648 and 2147483647",
         ));
     }
-    ctx.client.database.set(database.ok_or(Failure::text("ERR DB index is out of range"))?);
+    ctx.client.database.store(database.ok_or(Failure::text("ERR DB index is out of range"))?);
     ctx.replies.ok();
     Ok(())
 }
@@ -157,12 +158,12 @@ pub(super) fn quit<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Command
 
 pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     let client = ctx.client;
-    client.in_refused_multi.set(false);
+    client.in_refused_multi.store(false);
     ctx.server.keyspace.tracking().disable(client);
-    client.database.set(0);
-    client.protocol.set(Protocol::Resp2);
-    client.authenticated.set(!ctx.server.needs_password());
-    client.name.borrow_mut().clear();
+    client.database.store(0);
+    client.protocol.store(Protocol::Resp2);
+    client.authenticated.store(!ctx.server.needs_password());
+    lock(&client.name).clear();
     ctx.replies.set_protocol(Protocol::Resp2);
     ctx.replies.simple("RESET");
     ctx.fate.reset_replies();
@@ -175,7 +176,7 @@ pub(super) fn client_id<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Co
 }
 
 pub(super) fn client_getname<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    let name = ctx.client.name.borrow();
+    let name = lock(&ctx.client.name);
     if name.is_empty() {
         ctx.replies.null();
     } else {
@@ -195,7 +196,7 @@ fn check_name(name: &[u8]) -> CommandResult {
 
 fn set_name(client: &Client, name: &[u8]) -> CommandResult {
     check_name(name)?;
-    *client.name.borrow_mut() = name.to_vec();
+    *lock(&client.name) = name.to_vec();
     Ok(())
 }
 
@@ -225,7 +226,7 @@ pub(super) fn client_setinfo<E: Env, N: Namespace>(
         let rest = " cannot contain spaces, newlines or special characters.";
         return Err(Failure::quoting("ERR ", name.as_bytes(), rest));
     }
-    *place.borrow_mut() = value.to_vec();
+    *lock(place) = value.to_vec();
     ctx.replies.ok();
     Ok(())
 }
@@ -255,7 +256,7 @@ pub(super) fn client_list<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> CommandResult {
     let now = ctx.server.now();
-    let clients = ctx.server.clients.borrow();
+    let clients = ctx.server.clients().by_id.clone();
     let mut lines = Vec::new();
     let mut list = |client: &Client| {
         lines.extend(client.describe(now));
@@ -290,7 +291,7 @@ pub(super) fn client_no_evict<E: Env, N: Namespace>(
     if !on && !request[2].eq_ignore_ascii_case(b"off") {
         return Err(Failure::SYNTAX);
     }
-    ctx.client.no_evict.set(on);
+    ctx.client.no_evict.store(on);
     ctx.replies.ok();
     Ok(())
 }
@@ -375,7 +376,7 @@ pub(super) fn client_kill<E: Env, N: Namespace>(
         KillFilter::parse(request)?
     };
     let mut killed = 0;
-    for client in ctx.server.clients.borrow().values().filter(|client| filter.matches(client, ctx.client)) {
+    for client in ctx.server.clients().by_id.values().filter(|client| filter.matches(client, ctx.client)) {
         killed += 1;
         if client.id == ctx.client.id {
             ctx.fate.close();

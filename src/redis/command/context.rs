@@ -1,6 +1,6 @@
 //! What a command works with.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::super::client::Client;
 use super::super::fate::Fate;
@@ -14,7 +14,7 @@ use crate::store::{Commit, Env};
 /// What a command works with.
 pub(in super::super) struct Context<'a, E: Env, N: Namespace> {
     pub(in super::super) server: &'a Server<E, N>,
-    pub(in super::super) client: &'a Rc<Client>,
+    pub(in super::super) client: &'a Arc<Client>,
     pub(in super::super) replies: &'a mut Replies,
     /// The changes that must be durable before the reply is sent.
     pub(in super::super) commit: Commit,
@@ -26,7 +26,7 @@ pub(in super::super) struct Context<'a, E: Env, N: Namespace> {
 
 impl<E: Env, N: Namespace> Context<'_, E, N> {
     pub(super) fn database(&self) -> usize {
-        self.client.database.get()
+        self.client.database.load()
     }
 
     pub(super) fn commit(&mut self, commit: Commit) {
@@ -60,7 +60,7 @@ impl<E: Env, N: Namespace> Context<'_, E, N> {
             replies.truncate(before);
             change(update, replies)
         };
-        let database = self.client.database.get();
+        let database = self.client.database.load();
         let (result, commit) =
             self.server.keyspace.update(database, keys, self.now, self.client.id, run).await?;
         self.commit(commit);

@@ -5,6 +5,7 @@ use std::ops::{Bound, ControlFlow};
 use super::super::cursor;
 use super::super::glob;
 use super::super::keyspace::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES, Update, Visited};
+use super::super::lock::lock;
 use super::super::number::parse_digits;
 use super::super::reply::Replies;
 use super::super::request::Request;
@@ -101,7 +102,7 @@ pub(super) async fn keys<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> CommandResult {
     let pattern = KeyPattern::new(&request[1]);
-    let max_bytes = ctx.server.limits.get().reply_bytes;
+    let max_bytes = ctx.server.limits().reply_bytes;
     let mut found = Replies::new();
     let mut count = 0;
     let now = ctx.now;
@@ -158,11 +159,11 @@ pub(super) async fn scan<E: Env, N: Namespace>(
         Some(last) if last.as_slice() >= pattern.prefix => Bound::Excluded(last.as_slice()),
         _ => Bound::Included(pattern.prefix),
     };
-    let max_bytes = ctx.server.limits.get().reply_bytes;
+    let max_bytes = ctx.server.limits().reply_bytes;
     let mut found = Replies::new();
     let (mut count, mut visited, mut next) = (0, 0, 0);
     let now = ctx.now;
-    let cursors = &ctx.server.cursors;
+    let cursors = &ctx.server.shared.cursors;
     let visit = |Visited { position, key, entry }: Visited<'_>| {
         if pattern.is_behind(position) {
             return ControlFlow::Break(());
@@ -175,7 +176,7 @@ pub(super) async fn scan<E: Env, N: Namespace>(
         if visited < options.count && found.len() < max_bytes {
             return ControlFlow::Continue(());
         }
-        match cursors.borrow_mut().stop_at(position) {
+        match lock(cursors).stop_at(position) {
             Some(cursor) => {
                 next = cursor;
                 ControlFlow::Break(())
@@ -201,7 +202,7 @@ async fn find_position<E: Env, N: Namespace>(
     if !cursor::is_possible(cursor) {
         return Ok(None);
     }
-    if let Some(position) = ctx.server.cursors.borrow_mut().resume(cursor) {
+    if let Some(position) = lock(&ctx.server.shared.cursors).resume(cursor) {
         return Ok(Some(position.to_vec()));
     }
     let is_it = |position: &[u8]| {

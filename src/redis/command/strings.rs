@@ -14,7 +14,7 @@ use crate::store::Env;
 
 /// How long a value may be, in bytes.
 fn check_len<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, len: Option<usize>) -> Result<usize, Failure> {
-    len.filter(|&len| len <= ctx.server.limits.get().bulk_bytes).ok_or(Failure::TOO_LONG)
+    len.filter(|&len| len <= ctx.server.limits().bulk_bytes).ok_or(Failure::TOO_LONG)
 }
 
 fn bulk_or_null(replies: &mut Replies, entry: Option<KeyspaceEntry<'_>>) {
@@ -82,7 +82,7 @@ pub(super) async fn mget<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> CommandResult {
     let database = ctx.database();
-    let max_bytes = ctx.server.limits.get().reply_bytes;
+    let max_bytes = ctx.server.limits().reply_bytes;
     let replies = &mut *ctx.replies;
     replies.array(request.len() - 1);
     let write = |entry: Option<KeyspaceEntry<'_>>| {
@@ -326,7 +326,7 @@ pub(super) async fn append<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> CommandResult {
     let (key, tail) = (&request[1], &request[2]);
-    let max_len = ctx.server.limits.get().bulk_bytes;
+    let max_len = ctx.server.limits().bulk_bytes;
     let change = |update: &mut Update<'_, '_>| {
         let present = update.get(0);
         let expires_at = present.and_then(|entry| entry.expires_at);

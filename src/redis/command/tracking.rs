@@ -1,6 +1,7 @@
 //! CLIENT TRACKING, CLIENT CACHING, CLIENT TRACKINGINFO and CLIENT GETREDIR.
 
 use super::super::client::Client;
+use super::super::lock::lock;
 use super::super::request::Request;
 use super::super::tracking::mode::{TrackedReads, TrackingMode};
 use super::context::Context;
@@ -30,8 +31,7 @@ impl<'a> TrackingOptions<'a> {
                     return Err(Failure::text("ERR A client can only redirect to a single other client"));
                 }
                 let id = integer(arguments.next().unwrap_or_default())?;
-                let is_there =
-                    u64::try_from(id).is_ok_and(|id| ctx.server.clients.borrow().contains_key(&id));
+                let is_there = u64::try_from(id).is_ok_and(|id| ctx.server.clients().by_id.contains_key(&id));
                 if !is_there {
                     return Err(Failure::text("ERR The client ID you want redirect to does not exist"));
                 }
@@ -133,7 +133,7 @@ pub(super) fn tracking<E: Env, N: Namespace>(
     let options = TrackingOptions::parse(ctx, request)?;
     let tracking = ctx.server.keyspace.tracking();
     if request[2].eq_ignore_ascii_case(b"on") {
-        let mode = options.mode(ctx.client.tracking.borrow().as_ref())?;
+        let mode = options.mode(lock(&ctx.client.tracking).as_ref())?;
         tracking.enable(ctx.client, mode);
     } else if request[2].eq_ignore_ascii_case(b"off") {
         tracking.disable(ctx.client);
@@ -148,7 +148,7 @@ pub(super) fn caching<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
 ) -> CommandResult {
-    let mut mode = ctx.client.tracking.borrow_mut();
+    let mut mode = lock(&ctx.client.tracking);
     let Some(mode) = mode.as_mut() else {
         return Err(Failure::text(
             "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
@@ -177,13 +177,13 @@ pub(super) fn caching<E: Env, N: Namespace>(
 /// Called after a command that is not a subcommand of CLIENT: the exception of CLIENT CACHING held
 /// for it and ends with it.
 pub(super) fn end_exception(client: &Client) {
-    if let Some(mode) = client.tracking.borrow_mut().as_mut() {
+    if let Some(mode) = lock(&client.tracking).as_mut() {
         mode.caching = false;
     }
 }
 
 pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    let mode = ctx.client.tracking.borrow();
+    let mode = lock(&ctx.client.tracking);
     let replies = &mut *ctx.replies;
     let mut flags = vec![if mode.is_some() { "on" } else { "off" }];
     if let Some(mode) = &*mode {
@@ -217,6 +217,6 @@ pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Command
 
 /// CLIENT GETREDIR: there is no redirection.
 pub(super) fn getredir<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    ctx.replies.integer(if ctx.client.tracking.borrow().is_some() { 0 } else { -1 });
+    ctx.replies.integer(if ctx.client.tracks.load() { 0 } else { -1 });
     Ok(())
 }

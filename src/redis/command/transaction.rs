@@ -15,14 +15,14 @@ use crate::block::Namespace;
 use crate::store::Env;
 
 pub(super) fn multi<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    if ctx.client.in_refused_multi.replace(true) {
+    if ctx.client.in_refused_multi.swap(true) {
         return Err(Failure::text("ERR MULTI calls can not be nested"));
     }
     Err(Failure::text("ERR MULTI is not supported yet: nothing is run up to EXEC or DISCARD"))
 }
 
 pub(super) fn exec<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    Err(Failure::text(if ctx.client.in_refused_multi.replace(false) {
+    Err(Failure::text(if ctx.client.in_refused_multi.swap(false) {
         "EXECABORT Transaction discarded because of previous errors."
     } else {
         "ERR EXEC without MULTI"
@@ -30,7 +30,7 @@ pub(super) fn exec<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Command
 }
 
 pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    if !ctx.client.in_refused_multi.replace(false) {
+    if !ctx.client.in_refused_multi.swap(false) {
         return Err(Failure::text("ERR DISCARD without MULTI"));
     }
     ctx.replies.ok();
@@ -40,7 +40,7 @@ pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Comm
 /// If the client goes on all the same, its MULTI is refused, so nothing runs that relies on what it
 /// watches.
 pub(super) fn watch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    Err(Failure::text(if ctx.client.in_refused_multi.get() {
+    Err(Failure::text(if ctx.client.in_refused_multi.load() {
         "ERR WATCH inside MULTI is not allowed"
     } else {
         "ERR WATCH is not supported yet: there are no transactions"
@@ -70,7 +70,7 @@ pub(super) fn refuse_inside(command: &Command) -> CommandResult {
 pub(super) fn rejected(client: &Client, command: &Command, failure: Failure) -> Failure {
     match failure {
         Failure::Reply(text) if command.id == CommandId::Exec => {
-            client.in_refused_multi.set(false);
+            client.in_refused_multi.store(false);
             let reason = text.strip_prefix(b"ERR ").unwrap_or(&text);
             let before = b"EXECABORT Transaction discarded because of: ";
             Failure::Reply(Cow::Owned([before, reason].concat()))

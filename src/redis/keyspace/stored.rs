@@ -4,10 +4,8 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
+use super::super::volatile::UnixMs;
 use crate::store::MAX_KEY_BYTES;
-
-/// A point in wall-clock time: milliseconds since the Unix epoch.
-pub(in super::super) type UnixMs = i64;
 
 /// The longest key that is stored as it is, in bytes.
 pub(in super::super) const MAX_PLAIN_KEY_BYTES: usize = MAX_KEY_BYTES - 1;

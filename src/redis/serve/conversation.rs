@@ -114,8 +114,8 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
                         "client {} took none of its {} bytes of replies for {} s; the output buffer limit is {} bytes",
                         stream.peer_addr(),
                         session.unsent_bytes(),
-                        session.server().limits.get().write.as_secs_f64(),
-                        session.server().limits.get().output_bytes,
+                        session.server().limits().write.as_secs_f64(),
+                        session.server().limits().output_bytes,
                     );
                 }
                 session.drop_for(reason);
@@ -131,7 +131,7 @@ fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_sending: bool
     if session.client().is_killed() {
         return Some((if is_sending { LINGER } else { Duration::ZERO }, DropReason::Killed));
     }
-    let limits = session.server().limits.get();
+    let limits = session.server().limits();
     let idle = limits.idle.map(|idle| (idle, DropReason::Idle));
     let must_read = is_sending && (session.stage() == Stage::Closing || session.is_held_back());
     let write = must_read.then_some((limits.write, DropReason::SlowReader));

@@ -60,11 +60,11 @@ const PARAMETERS: [(&str, Parameter); 16] = [
 const MIN_BYTES: usize = 1 << 20;
 
 fn value<E: Env, N: Namespace>(server: &Server<E, N>, parameter: Parameter) -> Vec<u8> {
-    let limits = server.limits.get();
+    let limits = server.limits();
     match parameter {
         // The log of the store is what an append-only file is to Redis.
         Parameter::AppendOnly => b"yes".to_vec(),
-        Parameter::AppendFsync => server.appendfsync.as_bytes().to_vec(),
+        Parameter::AppendFsync => server.shared.appendfsync.as_bytes().to_vec(),
         Parameter::OutputBufferLimit => describe_output_limit(&limits).into_bytes(),
         Parameter::QueryBufferLimit => limits.input_bytes.to_string().into_bytes(),
         Parameter::Databases => DATABASES.to_string().into_bytes(),
@@ -73,11 +73,11 @@ fn value<E: Env, N: Namespace>(server: &Server<E, N>, parameter: Parameter) -> V
         Parameter::MaxClients => limits.max_clients.to_string().into_bytes(),
         Parameter::MaxMemory => b"0".to_vec(),
         Parameter::MaxMemoryPolicy => b"noeviction".to_vec(),
-        Parameter::Port => server.port.to_string().into_bytes(),
+        Parameter::Port => server.shared.port.to_string().into_bytes(),
         Parameter::MaxBulkLen => limits.bulk_bytes.to_string().into_bytes(),
-        Parameter::RequirePass => server.password.borrow().clone().unwrap_or_default(),
+        Parameter::RequirePass => server.shared.password().unwrap_or_default(),
         Parameter::Timeout => limits.idle.unwrap_or_default().as_secs().to_string().into_bytes(),
-        Parameter::TrackingMaxKeys => server.keyspace.tracking().max_keys.get().to_string().into_bytes(),
+        Parameter::TrackingMaxKeys => server.keyspace.tracking().max_keys().to_string().into_bytes(),
         Parameter::Save => Vec::new(),
     }
 }
@@ -243,9 +243,9 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
         }
     }
     let mut settings = Settings {
-        limits: ctx.server.limits.get(),
-        password: ctx.server.password.borrow().clone(),
-        tracked_keys: ctx.server.keyspace.tracking().max_keys.get(),
+        limits: ctx.server.limits(),
+        password: ctx.server.shared.password(),
+        tracked_keys: ctx.server.keyspace.tracking().max_keys(),
     };
     for (index, name) in names.iter().enumerate() {
         let Some((known, parameter)) = find(name) else { continue };
@@ -257,18 +257,17 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
             return Err(refuse(name, "can't set immutable config"));
         }
     }
-    ctx.server.set_limits(settings.limits);
-    ctx.server.keyspace.tracking().max_keys.set(settings.tracked_keys);
-    *ctx.server.password.borrow_mut() = settings.password;
+    ctx.server.shared.set_limits(settings.limits);
+    ctx.server.keyspace.tracking().set_max_keys(settings.tracked_keys);
+    ctx.server.shared.set_password(settings.password);
     ctx.server.wake_all();
     ctx.replies.ok();
     Ok(())
 }
 
 pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
-    ctx.server.stats.reset();
-    ctx.server.keyspace.reset_stats();
-    ctx.server.keyspace.tracking().dropped_clients.set(0);
+    ctx.server.shared.counts.reset();
+    ctx.server.keyspace.tracking().reset_dropped_clients();
     ctx.replies.ok();
     Ok(())
 }

@@ -71,7 +71,7 @@ fn write_section<E: Env, N: Namespace>(
             text,
             "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:0\r\ntracking_clients:{}\r\n",
             server.client_count(),
-            server.limits.get().max_clients,
+            server.limits().max_clients,
             server.keyspace.tracking().client_count(),
         ),
         Section::Memory => write_memory(text, server),
@@ -83,7 +83,7 @@ fn write_section<E: Env, N: Namespace>(
         Section::Replication => write!(
             text,
             "role:master\r\nconnected_slaves:0\r\nmaster_replid:{}\r\nmaster_repl_offset:0\r\n",
-            server.run_id,
+            server.shared.run_id,
         ),
         Section::Cluster => text.write_str("cluster_enabled:0\r\n"),
         Section::Keyspace => write_keyspace(text, server),
@@ -91,7 +91,7 @@ fn write_section<E: Env, N: Namespace>(
 }
 
 fn write_server<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
-    let uptime = server.now().saturating_since(server.started_at).as_secs();
+    let uptime = server.now().saturating_since(server.shared.started_at).as_secs();
     write!(
         text,
         "redis_version:{REDIS_VERSION}\r\nboson_version:{}\r\nredis_mode:standalone\r\nos:{} {}\r\narch_bits:{}\r\n\
@@ -101,9 +101,9 @@ fn write_server<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
         std::env::consts::OS,
         std::env::consts::ARCH,
         usize::BITS,
-        server.process_id,
-        server.run_id,
-        server.port,
+        server.shared.process_id,
+        server.shared.run_id,
+        server.shared.port,
         server.unix_time().as_micros(),
         uptime / 86_400,
     )
@@ -111,7 +111,8 @@ fn write_server<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
 
 /// The memory of the store's pages and of the connections' buffers: what grows with use.
 fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
-    let buffers: usize = server.clients.borrow().values().map(|client| client.buffers_bytes()).sum();
+    let clients = server.clients().by_id.clone();
+    let buffers: usize = clients.values().map(|client| client.buffers_bytes()).sum();
     let pages = server.keyspace.db().stats().resident_bytes;
     write!(
         text,
@@ -122,29 +123,25 @@ fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
 }
 
 fn write_stats<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
-    let keys = server.keyspace.stats();
-    let stats = &server.stats;
+    let stats = server.stats();
     let tracking = server.keyspace.tracking();
     let [tracked_keys, tracked_items, prefixes] =
         tracking.totals().map(|total| u64::try_from(total).unwrap_or(u64::MAX));
     for (name, value) in [
-        ("total_connections_received", stats.connections.get()),
-        ("total_commands_processed", stats.commands.get()),
-        ("total_net_input_bytes", stats.input_bytes.get()),
-        ("total_net_output_bytes", stats.output_bytes.get()),
-        ("rejected_connections", stats.rejected_connections.get()),
-        (
-            "client_output_buffer_limit_disconnections",
-            stats.dropped_clients.get() + tracking.dropped_clients.get(),
-        ),
-        ("expired_keys", keys.expired),
+        ("total_connections_received", stats.connections),
+        ("total_commands_processed", stats.commands),
+        ("total_net_input_bytes", stats.input_bytes),
+        ("total_net_output_bytes", stats.output_bytes),
+        ("rejected_connections", stats.rejected_connections),
+        ("client_output_buffer_limit_disconnections", stats.dropped_clients + tracking.dropped_clients()),
+        ("expired_keys", stats.expired_keys),
         ("evicted_keys", 0),
-        ("keyspace_hits", keys.hits),
-        ("keyspace_misses", keys.misses),
+        ("keyspace_hits", stats.keyspace_hits),
+        ("keyspace_misses", stats.keyspace_misses),
         ("tracking_total_keys", tracked_keys),
         ("tracking_total_items", tracked_items),
         ("tracking_total_prefixes", prefixes),
-        ("total_error_replies", stats.errors.get()),
+        ("total_error_replies", stats.errors),
     ] {
         write!(text, "{name}:{value}\r\n")?;
     }
@@ -157,7 +154,7 @@ fn write_keyspace<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>
     for database in 0..DATABASES {
         let keys = server.keyspace.len(database);
         if keys > 0 {
-            let volatile = server.keyspace.volatile(database).counted.get();
+            let volatile = server.keyspace.volatile(database).counted();
             write!(text, "db{database}:keys={keys},expires={volatile},avg_ttl=0\r\n")?;
         }
     }

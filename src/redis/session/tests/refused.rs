@@ -94,7 +94,7 @@ proptest! {
         let before = contents(&world);
         let mut client = world.connect();
         client.call("client setname mine");
-        let limits = world.server.limits.get();
+        let limits = world.server.limits();
         let group: String = std::iter::once("multi")
             .chain(bodies.iter().map(String::as_str))
             .chain([end])
@@ -126,7 +126,7 @@ proptest! {
         };
         prop_assert_eq!(last, expected);
         prop_assert_eq!(contents(&world), before);
-        prop_assert_eq!(world.server.limits.get(), limits);
+        prop_assert_eq!(world.server.limits(), limits);
         prop_assert!(!world.server.shutdown_is_requested());
         if !matches!(end, "reset" | "quit" | "") {
             // The connection is as it was, and its next commands run.
@@ -194,9 +194,9 @@ fn what_is_not_supported_is_not_among_the_commands() {
 #[test]
 fn a_command_with_a_bad_part_does_nothing() {
     let state = |world: &World, client: &mut TestClient| {
-        let limits = format!("{:?} {}", world.server.limits.get(), world.server.needs_password());
+        let limits = format!("{:?} {}", world.server.limits(), world.server.needs_password());
         let rest = ["client getname", "client info"].map(|command| client.call(command));
-        let protocol = client.session.client().protocol.get();
+        let protocol = client.session.client().protocol.load();
         // The name of the last command is part of CLIENT INFO.
         let info = rest[1].split(" cmd=").next().expect("a part").replace("qbuf=", "");
         format!(
