@@ -76,6 +76,7 @@ impl WriteOptions {
 #[non_exhaustive]
 pub struct Options {
     pub(super) format: bool,
+    pub(super) create: bool,
     pub(super) durability: Durability,
     pub(super) log_bytes: u64,
     pub(super) cache_bytes: usize,
@@ -88,6 +89,13 @@ impl Options {
     #[must_use]
     pub fn format(self, format: bool) -> Self {
         Self { format, ..self }
+    }
+
+    /// Sets whether a store is made on a namespace that holds nothing; by default it is. Without,
+    /// opening one fails with [`NotFound`](crate::ErrorKind::NotFound).
+    #[must_use]
+    pub fn create(self, create: bool) -> Self {
+        Self { create, ..self }
     }
 
     /// Sets the durability of writes that do not say; an interval of one second by default.
@@ -128,6 +136,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             format: false,
+            create: true,
             durability: Durability::Interval(Duration::from_secs(1)),
             log_bytes: 128 << 20,
             cache_bytes: 256 << 20,

@@ -15,4 +15,5 @@ mod metrics;
 mod no_io_uring;
 mod refused_untouched;
 mod space;
+mod store_command;
 mod top;

@@ -14,12 +14,16 @@ mod namespace_metrics;
 mod options;
 mod serve;
 mod start;
+mod store;
 mod top;
+mod units;
 
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
 /// What `--version` prints besides the version: the target, the libraries and the features it was
@@ -52,6 +56,8 @@ enum Command {
     Doctor(doctor::DoctorOptions),
     /// Show the NVMe controllers of this machine, and hand them to user space and back.
     Device(device::DeviceOptions),
+    /// Look at a store, check it, copy it, and turn it into text and back, while nobody serves it.
+    Store(store::StoreOptions),
     /// Show what the cores and tasks of a running process do.
     Top(top::TopOptions),
 }
@@ -71,13 +77,19 @@ fn run() -> boson::Result<()> {
     let arguments: Vec<_> = std::env::args_os().collect();
     let matches = config::merge(&Cli::command(), arguments)?;
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    start::log_to_stderr(cli.log);
+    let is_default = matches.value_source("log") == Some(ValueSource::DefaultValue);
+    match cli.command {
+        // It is done in a moment, and what it has to say is its result.
+        Command::Store(_) if is_default => start::log_to_stderr(Targets::new().with_default(Level::ERROR)),
+        _ => start::log_to_stderr(cli.log),
+    }
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Device(options) => device::run(&options),
+        Command::Store(options) => store::run(&options),
         Command::Top(options) => top::run(&options),
     }
 }

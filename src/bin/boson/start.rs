@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use boson::block::{NamespaceAddress, NamespaceConfig};
@@ -10,7 +11,8 @@ use boson::eal::{Eal, EalConfig};
 use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener};
 use boson::rt::signal::{Signal, Signals};
-use boson::rt::{self, CoreConfig, JoinError};
+use boson::rt::time::{Clock, MonotonicClock};
+use boson::rt::{self, Core, CoreConfig, JoinError};
 use boson::{Error, ErrorKind, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::warn;
@@ -52,6 +54,12 @@ pub(crate) fn core_configs(cores: Option<&CoreList>) -> Vec<CoreConfig> {
         || vec![CoreConfig::default()],
         |list| list.0.iter().map(|&cpu| CoreConfig::default().cpu(cpu)).collect(),
     )
+}
+
+/// Runs `work` on a core of its own, that is not pinned.
+pub(crate) fn on_a_core<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+    Core::new(&core_configs(None).remove(0).clock(clock))?.block_on(work)
 }
 
 /// The cores as a start-up line names them.

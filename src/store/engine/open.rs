@@ -103,6 +103,12 @@ pub(in crate::store) async fn open<E: Env, N: Namespace>(
             store.start();
             Ok(store)
         }
+        Found::Fresh if !options.create && !options.format => {
+            Err(Error::new(ErrorKind::NotFound, "open store")
+                .at(namespace.info().name.clone())
+                .because("there is no store on it")
+                .outcome_is(Outcome::NotStarted))
+        }
         _ => {
             let loaded = format(&env, &namespace, options).await?;
             let block = loaded.state.owner.geometry.block as usize;

@@ -16,13 +16,11 @@ mod workload;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use boson::rt;
 use boson::rt::signal::Signals;
-use boson::rt::time::{Clock, MonotonicClock};
-use boson::rt::{self, Core};
 use boson::{ErrorKind, Result};
 
 use crate::start;
@@ -44,7 +42,7 @@ pub(crate) fn run(options: &StoreOptions) -> Result<()> {
         return Ok(());
     }
     let signals = start::ending_signals()?;
-    on_a_core(async {
+    start::on_a_core(async {
         match (options.stress, options.child) {
             (true, Some(number)) => stress::crash::child(options, number).await,
             (true, None) => {
@@ -54,13 +52,6 @@ pub(crate) fn run(options: &StoreOptions) -> Result<()> {
             (false, _) => measure(options, &signals).await,
         }
     })
-}
-
-/// Runs `work` on a core of its own, that is not pinned.
-fn on_a_core<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
-    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-    let core = Core::new(&start::core_configs(None).remove(0).clock(clock))?;
-    core.block_on(work)
 }
 
 async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {

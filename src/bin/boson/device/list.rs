@@ -3,7 +3,7 @@
 use boson::block::pci::{self, Contents, FoundController, FoundNamespace, SystemRoot, Usage};
 use serde_json::{Value, json};
 
-use super::words::size;
+use crate::units::size;
 
 /// A controller with what was found out about its namespaces.
 struct Listed {

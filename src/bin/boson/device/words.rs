@@ -2,22 +2,10 @@
 
 use boson::block::nvme::{ControllerIdentity, HealthLog, NamespaceIdentity};
 
+use crate::units::size;
+
 /// A field's name, and its value with its unit; what is empty is not shown.
 pub(super) type Field = (&'static str, String);
-
-/// Bytes in binary units, as sizes are written on the command line.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let unit = (bytes.checked_ilog2().unwrap_or(0) / 10) as usize;
-    match unit {
-        0 => format!("{bytes} B"),
-        _ => {
-            let one = 1u128 << (10 * unit);
-            let tenths = u128::from(bytes) * 10 / one;
-            format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-        }
-    }
-}
 
 fn yes_no(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()

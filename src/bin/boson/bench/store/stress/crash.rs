@@ -25,12 +25,13 @@ use boson::store::Durability;
 use boson::{Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::super::StoreOptions;
 use super::super::draw::Random;
 use super::super::engine::{self, Engine};
 use super::super::progress::Progress;
-use super::super::{StoreOptions, on_a_core};
 use super::model::Model;
 use super::{Stress, wrong};
+use crate::start;
 
 const PUT: u64 = 1;
 const DELETE: u64 = 2;
@@ -134,7 +135,7 @@ struct Round {
 /// Kills a child so often, and looks each time whether everything is there.
 pub(in super::super) fn run(options: &StoreOptions, rounds: u64) -> Result<String> {
     let mut random = Random::new(options.seed, u64::MAX);
-    let mut model = on_a_core(begin(options))?;
+    let mut model = start::on_a_core(begin(options))?;
     let mut total = Round::default();
     for round in 0..rounds {
         let lifetime = LIFETIME_MILLIS.start + random.below(LIFETIME_MILLIS.end - LIFETIME_MILLIS.start);
@@ -150,7 +151,7 @@ pub(in super::super) fn run(options: &StoreOptions, rounds: u64) -> Result<Strin
         );
         total.begun += found.begun;
         total.durable += found.durable;
-        let verified = on_a_core(verify(options, model));
+        let verified = start::on_a_core(verify(options, model));
         model = verified.map_err(|error| {
             let why = format!("after round {} (seed {}): {error}", round + 1, options.seed);
             options.error(error.kind(), why)
