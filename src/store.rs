@@ -32,7 +32,8 @@
 //! `docs/disk-format.md` is the format, and `docs/store-design.md` the reasons. The parts, from the
 //! outside in:
 //!
-//! - `db`, `shared`, `tree`, `cursor`, `txn`, `commit`, `options`, `stats`: the interface.
+//! - `db`, `shared`, `tree`, `cursor`, `txn`, `commit`, `options`, `stats`: the interface;
+//!   [`blocking`]: the same for ordinary threads.
 //! - `engine`: ties the parts together and does the I/O. Read its head first.
 //! - `btree`: pages in memory. `overlay`: what the log has and the trees do not have yet. `wal`:
 //!   order and log. `pages`: what lies where. `flush`: which pages are written together. `cache`:
@@ -51,6 +52,8 @@
 )]
 
 mod atomic;
+#[cfg(not(any(loom, shuttle)))]
+pub mod blocking;
 mod btree;
 mod cache;
 mod codec;
@@ -91,6 +94,8 @@ pub use cursor::Cursor;
 pub use db::Db;
 #[cfg(not(any(loom, shuttle)))]
 pub use engine::transaction::{Reading, Transaction as Txn};
+#[cfg(not(any(loom, shuttle)))]
+pub use engine::update::Decision;
 #[cfg(not(any(loom, shuttle)))]
 pub use engine::verify::{Finding, Report as VerifyReport};
 pub use env::{Env, RtEnv};

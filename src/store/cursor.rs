@@ -9,6 +9,9 @@ use super::tree::Tree;
 use crate::block::Namespace;
 use crate::error::Result;
 
+/// Where a cursor begins and ends.
+pub(super) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// A cursor over the keys of a [`Tree`] within bounds, ascending or descending.
 ///
 /// It copies a leaf's entries, some at a time, and holds nothing of the store between calls, so it
@@ -27,11 +30,7 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Cursor<E, N> {
 }
 
 impl<E: Env, N: Namespace> Cursor<E, N> {
-    pub(super) fn new(
-        tree: &Tree<E, N>,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
-        is_descending: bool,
-    ) -> Self {
+    pub(super) fn new(tree: &Tree<E, N>, bounds: Bounds, is_descending: bool) -> Self {
         let direction = if is_descending { Direction::Backwards } else { Direction::Forwards };
         Self { scan: tree.root().map(|root| Scan::new(tree.db().store(), root, bounds, direction)) }
     }

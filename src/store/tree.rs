@@ -1,14 +1,15 @@
 //! Named trees: the store's ordered maps from byte strings to byte strings.
 
 use std::cell::Cell;
-use std::ops::RangeBounds;
+use std::ops::{Bound, RangeBounds};
 use std::rc::Rc;
 
 use super::btree::TreeRoot;
 use super::commit::Commit;
-use super::cursor::Cursor;
+use super::cursor::{Bounds, Cursor};
 use super::db::Db;
 use super::engine::dying::lost_name;
+use super::engine::transaction::Transaction;
 use super::engine::update::Decision;
 use super::env::{Env, RtEnv};
 use super::options::{Durability, MAX_KEY_BYTES, MAX_VALUE_BYTES, WriteOptions};
@@ -43,6 +44,25 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Tree<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tree").field("name", &self.named.name).finish_non_exhaustive()
     }
+}
+
+/// So many keys are deleted at once.
+const KEYS_AT_ONCE: usize = 256;
+
+pub(super) fn to_vecs<'a>(range: &impl RangeBounds<&'a [u8]>) -> Bounds {
+    (range.start_bound().map(|key| key.to_vec()), range.end_bound().map(|key| key.to_vec()))
+}
+
+/// The bounds of the keys that begin with `prefix`.
+pub(super) fn of_prefix(prefix: &[u8]) -> Bounds {
+    // The first key behind them: the shortest that is larger than whatever follows the prefix.
+    let last = prefix.iter().rposition(|&byte| byte < u8::MAX);
+    let end = last.map_or(Bound::Unbounded, |last| {
+        let mut end = prefix[..=last].to_vec();
+        end[last] += 1;
+        Bound::Excluded(end)
+    });
+    (Bound::Included(prefix.to_vec()), end)
 }
 
 /// Checks the stated limits.
@@ -215,26 +235,68 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         options: WriteOptions,
     ) -> Result<bool> {
         check_limits(key, new)?;
-        let durability = self.db.durability(options);
-        let (mut was_expected, mut number) = (false, None);
-        self.write(async |root| {
-            let decide = |found: Option<&[u8]>, value: &mut Vec<u8>| {
-                was_expected = found == expected;
-                match new {
-                    _ if !was_expected || found == new => Decision::Keep,
-                    Some(new) => {
-                        value.extend_from_slice(new);
-                        Decision::Put
-                    }
-                    None => Decision::Delete,
+        let mut was_expected = false;
+        let decide = |found: Option<&[u8]>, value: &mut Vec<u8>| {
+            was_expected = found == expected;
+            match new {
+                _ if !was_expected || found == new => Decision::Keep,
+                Some(new) => {
+                    value.extend_from_slice(new);
+                    Decision::Put
                 }
-            };
-            number = self.db.store().update(root, key, durability, decide).await?;
+                None => Decision::Delete,
+            }
+        };
+        self.update(key, options, decide).await?;
+        Ok(was_expected)
+    }
+
+    /// Makes of `key` what `decide` says, which gets its value, `None` if it is not there, and an
+    /// empty buffer for a new one; returns whether something was written. No other write of the key
+    /// comes in between, so this is how counters, sets and whatever else grows by operands are
+    /// kept.
+    ///
+    /// `decide` may be called several times, when the key has changed before its decision was
+    /// carried out: the last call counts. It must not call the store. If it panics nothing has
+    /// changed.
+    ///
+    /// ```
+    /// # boson::run(async {
+    /// use boson::store::{Db, Decision, WriteOptions};
+    ///
+    /// let tree = Db::open("mem:64M").await?.tree("counters")?;
+    /// for amount in [1_u64, 20, 300] {
+    ///     let add = |found: Option<&[u8]>, new: &mut Vec<u8>| {
+    ///         let sum = found.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes);
+    ///         new.extend_from_slice(&(sum + amount).to_le_bytes());
+    ///         Decision::Put
+    ///     };
+    ///     tree.update(b"visits", WriteOptions::default(), add).await?;
+    /// }
+    /// assert_eq!(tree.get(b"visits").await?.as_deref(), Some(&321_u64.to_le_bytes()[..]));
+    /// # Ok::<(), boson::Error>(())
+    /// # }).expect("it works");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::put`].
+    pub async fn update(
+        &self,
+        key: &[u8],
+        options: WriteOptions,
+        mut decide: impl FnMut(Option<&[u8]>, &mut Vec<u8>) -> Decision,
+    ) -> Result<bool> {
+        check_limits(key, None)?;
+        let durability = self.db.durability(options);
+        let mut number = None;
+        self.write(async |root| {
+            number = self.db.store().update(root, key, durability, &mut decide).await?;
             Ok(())
         })
         .await?;
         self.db.wait(self.db.commit_of(number, durability)).await?;
-        Ok(was_expected)
+        Ok(number.is_some())
     }
 
     /// Deletes `key`, with the store's durability; returns whether it was there.
@@ -295,20 +357,72 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         Ok(self.db.commit_of(cleared.map(|(_, number)| number), durability))
     }
 
+    /// Deletes the keys in `range`, some at a time, and waits for their durability; returns how many
+    /// there were. Others may write meanwhile, and see part of it done; a crash may leave part of
+    /// it. To delete all keys, [`Tree::clear`] is faster.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::delete`]; those that were deleted before are gone.
+    pub async fn delete_range<'a>(
+        &self,
+        range: impl RangeBounds<&'a [u8]>,
+        options: WriteOptions,
+    ) -> Result<u64> {
+        self.delete_all(self.range(range), options).await
+    }
+
+    /// Deletes the keys that begin with `prefix`, as [`Tree::delete_range`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tree::delete_range`].
+    pub async fn delete_prefix(&self, prefix: &[u8], options: WriteOptions) -> Result<u64> {
+        self.delete_all(self.prefix(prefix), options).await
+    }
+
+    async fn delete_all(&self, mut cursor: Cursor<E, N>, options: WriteOptions) -> Result<u64> {
+        let (mut deleted, mut commit) = (0, Commit::default());
+        loop {
+            let mut keys = Vec::with_capacity(KEYS_AT_ONCE);
+            while keys.len() < KEYS_AT_ONCE
+                && let Some(key) = cursor.next_key().await?
+            {
+                keys.push(key);
+            }
+            if keys.is_empty() {
+                break;
+            }
+            let declared: Vec<_> = keys.iter().map(|key| (self, &key[..])).collect();
+            let delete = |txn: &mut Transaction<'_>| {
+                (0..keys.len()).filter(|&place| txn.delete_at(place)).count() as u64
+            };
+            let (some, number) = self.db.apply(&declared, options.divisible(true), delete).await?;
+            deleted += some;
+            commit = commit.and(number);
+        }
+        self.db.wait(commit).await?;
+        Ok(deleted)
+    }
+
+    /// A cursor over the keys that begin with `prefix`, ascending.
+    pub fn prefix(&self, prefix: &[u8]) -> Cursor<E, N> {
+        Cursor::new(self, of_prefix(prefix), false)
+    }
+
+    /// A cursor over the keys that begin with `prefix`, descending.
+    pub fn prefix_descending(&self, prefix: &[u8]) -> Cursor<E, N> {
+        Cursor::new(self, of_prefix(prefix), true)
+    }
+
     /// A cursor over the keys in `range`, ascending.
     pub fn range<'a>(&self, range: impl RangeBounds<&'a [u8]>) -> Cursor<E, N> {
-        self.cursor(&range, false)
+        Cursor::new(self, to_vecs(&range), false)
     }
 
     /// A cursor over the keys in `range`, descending.
     pub fn range_descending<'a>(&self, range: impl RangeBounds<&'a [u8]>) -> Cursor<E, N> {
-        self.cursor(&range, true)
-    }
-
-    fn cursor<'a>(&self, range: &impl RangeBounds<&'a [u8]>, is_descending: bool) -> Cursor<E, N> {
-        let lower = range.start_bound().map(|key| key.to_vec());
-        let upper = range.end_bound().map(|key| key.to_vec());
-        Cursor::new(self, (lower, upper), is_descending)
+        Cursor::new(self, to_vecs(&range), true)
     }
 
     /// A key chosen by `random` (uniform 64-bit numbers), roughly evenly; `None` if the tree is

@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use boson::ErrorKind;
 use boson::block::MemoryNamespace;
 use boson::sim::{Executor, SimEnv};
-use boson::store::{Db, Env, Options, WriteOptions};
+use boson::store::{Db, Decision, Env, MAX_VALUE_BYTES, Options, WriteOptions};
 
 type TestDb = Db<SimEnv, MemoryNamespace>;
 
@@ -163,5 +164,138 @@ fn a_transaction_longer_than_the_log_takes_deletes_in_parts_if_it_may() {
         assert_eq!((refused.kind(), tree.len()), (boson::ErrorKind::LimitReached, u64::from(KEYS)));
         assert_eq!(db.transact(&keys, divisible, delete_all).await.expect("deletes"), KEYS as usize);
         assert_eq!((tree.len(), db.durable_lsn()), (0, db.last_lsn()));
+    });
+}
+
+#[test]
+fn an_update_makes_of_a_key_what_it_says() {
+    run(32 << 20, async |_, db| {
+        let tree = db.tree("t").expect("valid");
+        let append = async |text: &'static [u8]| {
+            let grow = |found: Option<&[u8]>, new: &mut Vec<u8>| {
+                new.extend_from_slice(found.unwrap_or_default());
+                new.extend_from_slice(text);
+                Decision::Put
+            };
+            tree.update(b"k", WriteOptions::default(), grow).await.expect("room")
+        };
+        assert!(append(b"a").await && append(b"bc").await);
+        assert_eq!(tree.get(b"k").await.expect("reads").as_deref(), Some(&b"abc"[..]));
+        // Over the length that lies with the key, and back.
+        let long: &[u8] = vec![b'x'; 50_000].leak();
+        assert!(append(long).await);
+        let shorten = |found: Option<&[u8]>, new: &mut Vec<u8>| {
+            new.extend_from_slice(&found.expect("it is there")[..2]);
+            Decision::Put
+        };
+        assert!(tree.update(b"k", WriteOptions::default(), shorten).await.expect("room"));
+        assert_eq!(tree.get(b"k").await.expect("reads").as_deref(), Some(&b"ab"[..]));
+        let before = db.last_lsn();
+        let keep = |_: Option<&[u8]>, _: &mut Vec<u8>| Decision::Keep;
+        assert!(!tree.update(b"k", WriteOptions::default(), keep).await.expect("reads"));
+        assert_eq!(db.last_lsn(), before);
+        let delete = |found: Option<&[u8]>, _: &mut Vec<u8>| {
+            if found.is_some() { Decision::Delete } else { Decision::Keep }
+        };
+        assert!(tree.update(b"k", WriteOptions::default(), delete).await.expect("room"));
+        assert!(!tree.update(b"k", WriteOptions::default(), delete).await.expect("reads"));
+        assert_eq!(tree.len(), 0);
+        let too_long = |_: Option<&[u8]>, new: &mut Vec<u8>| {
+            new.resize(MAX_VALUE_BYTES + 1, 0);
+            Decision::Put
+        };
+        let error = tree.update(b"k", WriteOptions::default(), too_long).await.expect_err("too long");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+/// A user's closure that panics takes its task with it, and nothing else.
+#[test]
+fn an_update_that_panics_has_changed_nothing_and_holds_nothing_up() {
+    boson::run(async {
+        let db = Db::open("mem:64M").await.expect("opens");
+        let tree = db.tree("t").expect("valid");
+        for value in [vec![1; 10], vec![2; 100_000]] {
+            tree.put(b"k", &value).await.expect("room");
+            let of_task = tree.clone();
+            let panics = boson::rt::spawn(async move {
+                let decide = |_: Option<&[u8]>, _: &mut Vec<u8>| -> Decision { panic!("on purpose") };
+                of_task.update(b"k", WriteOptions::default(), decide).await
+            });
+            assert!(panics.await.is_err());
+            let of_task = tree.clone();
+            let panics = boson::rt::spawn(async move {
+                let db = of_task.db().clone();
+                db.transact(&[(&of_task, b"k"), (&of_task, b"l")], WriteOptions::default(), |txn| {
+                    txn.put_at(0, b"half");
+                    panic!("on purpose")
+                })
+                .await
+            });
+            assert!(panics.await.is_err());
+            assert_eq!(tree.get(b"k").await.expect("reads"), Some(value));
+            assert!(!tree.contains(b"l").await.expect("reads"));
+            tree.put(b"k", b"goes on").await.expect("room");
+        }
+        let report = db.verify().await.expect("runs");
+        assert!(report.is_clean() && report.keys == 1, "{report:?}");
+        db.close().await.expect("closes");
+    });
+}
+
+#[test]
+fn prefixes_and_ranges_are_read_and_deleted() {
+    run(64 << 20, async |_, db| {
+        let tree = db.tree("t").expect("valid");
+        let mut keys: Vec<Vec<u8>> =
+            (0..2000_u32).map(|number| format!("n:{number:04}").into_bytes()).collect();
+        keys.extend(
+            [&b""[..], b"a", b"n", b"n:", b"n;", b"\xff", b"\xff\xff", b"\xff\xff\x01", b"\xff\xfe"]
+                .map(<[u8]>::to_vec),
+        );
+        keys.sort();
+        for key in &keys {
+            tree.put(key, b"v").await.expect("room");
+        }
+        for prefix in [&b""[..], b"n", b"n:", b"n:1", b"n:19", b"\xff", b"\xff\xff", b"b", b"n:2000"] {
+            let expected: Vec<_> = keys.iter().filter(|key| key.starts_with(prefix)).cloned().collect();
+            let mut found = Vec::new();
+            let mut cursor = tree.prefix(prefix);
+            while let Some((key, _)) = cursor.next().await.expect("reads") {
+                found.push(key);
+            }
+            assert_eq!(found, expected, "{}", prefix.escape_ascii());
+            let mut cursor = tree.prefix_descending(prefix);
+            while let Some(key) = cursor.next_key().await.expect("reads") {
+                assert_eq!(Some(key), found.pop());
+            }
+            assert!(found.is_empty());
+        }
+        let mut left = keys.clone();
+        let mut is_left = |gone: &dyn Fn(&[u8]) -> bool| {
+            let before = left.len();
+            left.retain(|key| !gone(key));
+            (before - left.len(), left.clone())
+        };
+        let all = async || {
+            let (mut found, mut cursor) = (Vec::new(), tree.range(..));
+            while let Some(key) = cursor.next_key().await.expect("reads") {
+                found.push(key);
+            }
+            found
+        };
+        let (count, expected) = is_left(&|key| key.starts_with(b"n:1"));
+        assert_eq!(tree.delete_prefix(b"n:1", WriteOptions::default()).await.expect("room"), count as u64);
+        assert_eq!(all().await, expected);
+        let (from, to) = (&b"n:0500"[..], &b"n:0600"[..]);
+        let (count, expected) = is_left(&|key| (from..to).contains(&key));
+        let deleted = tree.delete_range(from..to, WriteOptions::default()).await.expect("room");
+        assert_eq!((deleted, count), (100, 100));
+        assert_eq!(all().await, expected);
+        assert_eq!(tree.delete_range(from..to, WriteOptions::default()).await.expect("reads"), 0);
+        let (count, expected) = is_left(&|key| key.starts_with(b"\xff"));
+        assert_eq!(tree.delete_prefix(b"\xff", WriteOptions::default()).await.expect("room"), count as u64);
+        assert_eq!(all().await, expected);
+        assert_eq!(tree.len(), expected.len() as u64);
     });
 }

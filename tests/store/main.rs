@@ -6,6 +6,7 @@ mod support;
 
 mod bad_input;
 mod basic;
+mod blocking;
 mod cores;
 mod failures;
 mod full;

@@ -31,11 +31,12 @@ use crate::store::wal::Effect;
 
 /// What is to become of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Decision {
+pub enum Decision {
     /// It stays as it is. Nothing is logged.
     Keep,
     /// It gets the value that is in the buffer.
     Put,
+    /// It is deleted.
     Delete,
 }
 
