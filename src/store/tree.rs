@@ -357,9 +357,9 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         Ok(self.db.commit_of(cleared.map(|(_, number)| number), durability))
     }
 
-    /// Deletes the keys in `range`, some at a time, and waits for their durability; returns how many
-    /// there were. Others may write meanwhile, and see part of it done; a crash may leave part of
-    /// it. To delete all keys, [`Tree::clear`] is faster.
+    /// Deletes the keys in `range`, some at a time, and waits for their durability; returns how
+    /// many there were. Others may write meanwhile, and see part of it done; a crash may leave part
+    /// of it. To delete all keys, [`Tree::clear`] is faster.
     ///
     /// # Errors
     ///

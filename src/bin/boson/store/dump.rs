@@ -93,8 +93,10 @@ async fn dump(
     Ok(())
 }
 
+type Bounds<'f> = (Bound<&'f [u8]>, Bound<&'f [u8]>);
+
 /// The ranges of a tree's keys that are not lost.
-fn kept<'f>(tree: &str, lost: &'f [Finding]) -> Vec<(Bound<&'f [u8]>, Bound<&'f [u8]>)> {
+fn kept<'f>(tree: &str, lost: &'f [Finding]) -> Vec<Bounds<'f>> {
     let mut lost: Vec<&Finding> = lost.iter().filter(|lost| lost.tree.as_deref() == Some(tree)).collect();
     lost.sort_by_key(|lost| &lost.from);
     let (mut ranges, mut from) = (Vec::new(), Some(&[][..]));
