@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::bench::Bench;
+use crate::support::not_run;
 use crate::support::server::Directory;
 
 const BENCH: Bench = Bench(&["--log", "off", "bench", "store"]);
@@ -155,4 +156,22 @@ fn what_cannot_be_is_refused_with_a_sentence() {
         let error = fails(directory.path(), arguments);
         assert!(error.contains(says), "{arguments:?}: {error}");
     }
+}
+
+#[test]
+fn several_cores_share_the_work() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        not_run::not_run("a bench of a store on two cores: there is one CPU only");
+        return;
+    }
+    let directory = Directory::new("bench-store-cores");
+    for (workload, operations) in [("a", 20_000), ("d", 20_000), ("f", 20_000), ("fill-random", 5000)] {
+        let operations_text = operations.to_string();
+        let arguments = ["mem:128M", "--workload", workload, "--records", "5000", "--cores", "0,1"];
+        let found = json(directory.path(), &[&arguments[..], &["--operations", &operations_text]].concat());
+        assert_eq!(found["operations"], operations, "{workload}: {found}");
+        assert_eq!((&found["wrong"], &found["cores"]), (&0.into(), &2.into()), "{workload}: {found}");
+    }
+    let refused = fails(directory.path(), &["mem:64M", "--cores", "0,9999"]);
+    assert!(refused.contains("9999"), "{refused}");
 }

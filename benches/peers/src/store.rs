@@ -119,6 +119,7 @@ fn measure(options: &Options) -> Result<Measured> {
         value_bytes: options.setup.value_bytes,
         durability: options.durability.clone(),
         cache_bytes: options.setup.cache_bytes,
+        cores: options.plan.tasks as usize,
         open,
         loaded,
         measured,

@@ -12,7 +12,7 @@ use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener};
 use boson::rt::signal::{Signal, Signals};
 use boson::rt::time::{Clock, MonotonicClock};
-use boson::rt::{self, Core, CoreConfig, JoinError};
+use boson::rt::{self, Core, CoreConfig, CoreThread, JoinError};
 use boson::{Error, ErrorKind, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::warn;
@@ -58,8 +58,19 @@ pub(crate) fn core_configs(cores: Option<&CoreList>) -> Vec<CoreConfig> {
 
 /// Runs `work` on a core of its own, that is not pinned.
 pub(crate) fn on_a_core<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
+    on_a_core_of(None, work)
+}
+
+/// Runs `work` on the first of `cores`.
+pub(crate) fn on_a_core_of<R>(cores: Option<&CoreList>, work: impl Future<Output = Result<R>>) -> Result<R> {
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
-    Core::new(&core_configs(None).remove(0).clock(clock))?.block_on(work)
+    Core::new(&core_configs(cores).remove(0).clock(clock))?.block_on(work)
+}
+
+/// Starts all of `cores` but the first, which runs already.
+pub(crate) fn further_cores(cores: Option<&CoreList>) -> Result<Vec<CoreThread>> {
+    let configs = core_configs(cores).into_iter().enumerate().skip(1);
+    configs.map(|(number, config)| CoreThread::start(format!("boson-{number}"), &config)).collect()
 }
 
 /// The cores as a start-up line names them.

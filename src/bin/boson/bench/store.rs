@@ -15,7 +15,6 @@ mod workload;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ pub(crate) fn run(options: &StoreOptions) -> Result<()> {
         return Ok(());
     }
     let signals = start::ending_signals()?;
-    start::on_a_core(async {
+    start::on_a_core_of(options.cores.as_ref(), async {
         match (options.stress, options.child) {
             (true, Some(number)) => stress::crash::child(options, number).await,
             (true, None) => {
@@ -56,6 +55,7 @@ pub(crate) fn run(options: &StoreOptions) -> Result<()> {
 
 async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
     let place = options.place().await?;
+    let cores = start::further_cores(options.cores.as_ref())?;
     let begins_anew = options.load == Switch::On || options.workload.fills();
     let is_empty = place.is_empty().await?;
     if begins_anew && !options.format && !is_empty {
@@ -79,10 +79,10 @@ async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
     }
     let written = (machine::written_bytes(), engine::written_to_namespaces());
     let plan = options.plan();
-    let progress = Rc::new(Progress::default());
-    let running =
-        worker::run(&store, &plan, options.values(), options.time(), options.checkpoints, &progress);
-    let (counts, measured) = watched(running, options.workload.name(), &progress, signals).await?;
+    let work = options.work(plan, options.time());
+    let others = cores.iter().map(|core| (core.handle().clone(), store.elsewhere(&place))).collect();
+    let running = worker::run(&store, others, &work, options.checkpoints);
+    let (counts, measured) = watched(running, options.workload.name(), &work.progress, signals).await?;
     // Before memory is asked for more by what follows.
     let resident = machine::resident_bytes();
     if options.end == End::Abort {
@@ -107,6 +107,7 @@ async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
         value_bytes: options.values().bytes,
         durability: options::describe(options.durability),
         cache_bytes: options.cache,
+        cores: cores.len() + 1,
         open,
         loaded,
         measured,
@@ -125,13 +126,13 @@ async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
 /// Puts all records into the store, and everything where it stays; how long that took.
 async fn load(options: &StoreOptions, signals: &Signals, store: &Store) -> Result<Duration> {
     let plan = Plan { workload: Workload::FillRandom, operations: None, batch: LOAD_BATCH, ..options.plan() };
-    let progress = Rc::new(Progress::default());
+    let work = options.work(plan, None);
     let began = rt::now();
     let loading = async {
-        let (counts, _) = worker::run(store, &plan, options.values(), None, false, &progress).await?;
+        let (counts, _) = worker::run(store, Vec::new(), &work, false).await?;
         store.checkpoint().await.map(|()| counts)
     };
-    let counts = watched(loading, "load", &progress, signals).await?;
+    let counts = watched(loading, "load", &work.progress, signals).await?;
     if counts.user_bytes < options.records() * (KEY_BYTES as u64 + options.value_bytes) {
         return Err(options.error(ErrorKind::Cancelled, "a signal came while the records were loaded"));
     }

@@ -42,8 +42,7 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// Adds what another task counted.
-    #[allow(dead_code, reason = "tasks of one core count together, threads of the peers do not")]
+    /// Adds what another core, or a thread of a peer, counted.
     pub(super) fn merge(&mut self, other: Self) {
         for (own, other) in self.sides.iter_mut().zip(&other.sides) {
             own.operations += other.operations;

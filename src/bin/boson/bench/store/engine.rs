@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use boson::block::{AnyDevice, Device, NamespaceAddress, NamespaceConfig, first_data};
-use boson::store::{Db, Durability, Options, RtEnv, Tree, WriteOptions};
+use boson::store::{Db, Durability, Options, RtEnv, SharedDb, Tree, WriteOptions};
 use boson::{Error, ErrorKind, Result};
 
 use super::data::Key;
@@ -82,13 +82,42 @@ impl Place {
     pub(super) async fn store(&self, setup: Setup, format: bool) -> Result<Store> {
         let options =
             Options::default().durability(setup.durability).cache_bytes(setup.cache_bytes).format(format);
-        let db = Db::open_on(RtEnv, self.device.attach().await?, options).await?;
+        self.of(Db::open_on(RtEnv, self.device.attach().await?, options).await?)
+    }
+
+    fn of(&self, db: Db) -> Result<Store> {
         let tree = db.tree("bench")?;
         let file = match &self.address {
             NamespaceAddress::File { path, .. } => Some(path.clone()),
             _ => None,
         };
         Ok(Store { db, tree, file })
+    }
+}
+
+impl Store {
+    /// This store, for another core.
+    pub(super) fn elsewhere(&self, place: &Place) -> Elsewhere {
+        Elsewhere { db: self.db.shared(), place: place.clone() }
+    }
+
+    /// Leaves the store, for a core that ends.
+    pub(super) async fn detach(self) -> Result<()> {
+        let Self { db, tree, .. } = self;
+        drop(tree);
+        db.detach().await
+    }
+}
+
+/// A store on its way to another core.
+pub(super) struct Elsewhere {
+    db: SharedDb,
+    place: Place,
+}
+
+impl Elsewhere {
+    pub(super) async fn attach(self) -> Result<Store> {
+        self.place.of(self.db.attach(&self.place.device).await?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The options of `boson bench store`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use boson::block::{NamespaceAddress, NamespaceConfig, parse_size};
@@ -10,8 +11,9 @@ use clap::{Args, ValueEnum};
 
 use super::data::{MIN_VALUE_BYTES, Values};
 use super::engine::{self, Place, Setup};
+use super::worker::Work;
 use super::workload::{Distribution, Plan, Workload};
-use crate::options::Spelled;
+use crate::options::{CoreList, Spelled};
 
 /// The longest value that is written, in bytes: each task has some of them in memory.
 const MAX_VALUE_BYTES: u64 = 16 << 20;
@@ -42,10 +44,13 @@ pub(crate) struct StoreOptions {
     /// The size of each value. Keys have 16 bytes.
     #[arg(long, value_name = "SIZE", default_value = "100", value_parser = value_bytes)]
     pub(super) value_bytes: u64,
-    /// How many tasks have an operation under way.
-    // Of one core; `--cores` belongs here once a store runs on several.
+    /// How many tasks have an operation under way, on all cores together.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub(super) tasks: u64,
+    /// Run on these CPUs, one core each, such as `0,1`; the load beforehand is the first one's.
+    /// Without it one core that is not pinned.
+    #[arg(long, value_name = "LIST")]
+    pub(super) cores: Option<CoreList>,
     /// How many records each write of a fill or of `overwrite` has.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(super) batch: u64,
@@ -176,6 +181,11 @@ impl StoreOptions {
     pub(super) fn time(&self) -> Option<Duration> {
         let is_bounded = self.operations.is_some() || self.workload.is_one_pass();
         self.time.or((!is_bounded).then_some(10)).map(Duration::from_secs)
+    }
+
+    /// `plan`, to be done for `time` if there is one.
+    pub(super) fn work(&self, plan: Plan, time: Option<Duration>) -> Work {
+        Work { plan, values: self.values(), time, progress: Arc::default() }
     }
 
     pub(super) async fn place(&self) -> Result<Place> {

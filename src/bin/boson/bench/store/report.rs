@@ -22,6 +22,8 @@ pub(super) struct Measured {
     pub(super) value_bytes: usize,
     pub(super) durability: String,
     pub(super) cache_bytes: u64,
+    /// How many cores, or threads, there were.
+    pub(super) cores: usize,
     /// How long opening took, up to the first read.
     pub(super) open: Duration,
     /// How long the records took that the load starts with, and how many they are.
@@ -73,12 +75,13 @@ impl Measured {
         let mut lines = vec![
             format!("{} on {}", self.engine, self.place),
             format!(
-                "{}, {}, {} records of 16 + {} bytes, {} task(s), durability {}, cache {} MB",
+                "{}, {}, {} records of 16 + {} bytes, {} task(s) on {} core(s), durability {}, cache {} MB",
                 plan.workload.name(),
                 plan.distribution.name(),
                 plan.records,
                 self.value_bytes,
                 plan.tasks,
+                self.cores,
                 self.durability,
                 self.cache_bytes / 1_000_000,
             ),
@@ -137,6 +140,7 @@ impl Measured {
             "value_bytes": self.value_bytes,
             "batch": plan.batch,
             "tasks": plan.tasks,
+            "cores": self.cores,
             "seed": plan.seed,
             "durability": self.durability,
             "cache_bytes": self.cache_bytes,

@@ -10,6 +10,7 @@ pub(super) mod model;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use boson::rt;
@@ -78,7 +79,7 @@ impl<E: Engine> Stress<E> {
         tasks: u64,
         seed: u64,
         time: Duration,
-        progress: &Rc<Progress>,
+        progress: &Arc<Progress>,
     ) -> Result<()>
     where
         E: Engine,
@@ -86,7 +87,7 @@ impl<E: Engine> Stress<E> {
         let (group, until) = (WaitGroup::new(), rt::now() + time);
         let failure = Rc::new(RefCell::new(None));
         for task in 0..tasks {
-            let (stress, progress, token) = (Rc::clone(self), Rc::clone(progress), group.token());
+            let (stress, progress, token) = (Rc::clone(self), Arc::clone(progress), group.token());
             let (failure, mut random) = (Rc::clone(&failure), Random::new(seed, task));
             rt::named("bench stress")
                 .spawn(async move {
@@ -303,7 +304,7 @@ pub(super) async fn run(options: &StoreOptions, signals: &Signals) -> Result<Str
     }
     let store = place.store(options.setup(), options.format).await?;
     let stress = Rc::new(Stress::new(store.clone(), options.values(), options.records(), None));
-    let progress = Rc::new(Progress::default());
+    let progress = Arc::new(Progress::default());
     let time = options.time().unwrap_or(Duration::MAX);
     let running = stress.run(options.tasks, options.seed, time, &progress);
     super::watched(running, "stress", &progress, signals).await?;

@@ -18,6 +18,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use boson::rt;
@@ -98,9 +99,9 @@ pub(in super::super) async fn child(options: &StoreOptions, number: u64) -> Resu
     let stress = Stress::new(store.clone(), options.values(), options.records(), Some(report.clone()));
     stress.adopt().await?;
     send(READY, 0, 0);
-    let progress = Rc::new(Progress::default());
+    let progress = Arc::new(Progress::default());
     if !at_once {
-        let progress = Rc::clone(&progress);
+        let progress = Arc::clone(&progress);
         rt::spawn(async move {
             while !progress.is_stopped() {
                 rt::sleep(FLUSH_EVERY).await;
